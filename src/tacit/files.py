@@ -1,0 +1,100 @@
+"""Files that are either whole or absent: write to a temporary file, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from tacit.errors import ConfigError, TransportError
+
+__all__ = ["read_limited", "write_atomic"]
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+
+
+def write_atomic(path: Path, data: bytes, *, private: bool = False, replace: bool = True) -> None:
+    """Writes ``data`` so that ``path`` holds all of it or is left as it was.
+
+    Args:
+        path: Destination; its folder must exist.
+        data: The whole content.
+        private: Mode 0600 instead of 0644.
+        replace: Whether an existing file may be replaced.
+
+    Raises:
+        ConfigError: ``path`` exists and ``replace`` is false.
+        TransportError: The disk is full or refuses the write; nothing is left behind.
+    """
+    temporary = ""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), PRIVATE if private else PUBLIC)
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+            os.unlink(temporary)
+        _sync_folder(path.parent)
+    except FileExistsError as error:
+        _discard(temporary)
+        raise ConfigError(
+            "file.exists",
+            f"{path} exists already",
+            remedy="choose another place or remove it",
+            file=str(path),
+        ) from error
+    except OSError as error:
+        _discard(temporary)
+        raise TransportError(
+            "file.write",
+            f"cannot write {path}: {error.strerror}",
+            remedy="free some space or check the permissions, then try again",
+            file=str(path),
+        ) from error
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """The content of ``path``, which may hold at most ``limit`` bytes.
+
+    Raises:
+        ConfigError: The file is missing, unreadable or larger than ``limit``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ConfigError(
+            "file.read",
+            f"cannot read {path}: {error.strerror}",
+            remedy="check the path and its permissions",
+            file=str(path),
+        ) from error
+    if len(data) > limit:
+        raise ConfigError(
+            "file.too-large",
+            f"{path} is larger than {limit} bytes",
+            remedy="check that this is the right file",
+            file=str(path),
+        )
+    return data
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _discard(temporary: str) -> None:
+    if temporary:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
