@@ -1,0 +1,1 @@
+"""Messages: frozen dataclasses <-> canonical bytes, with limits."""

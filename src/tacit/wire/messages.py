@@ -1,0 +1,216 @@
+"""The messages of protocol version 1, each a frozen dataclass whose fields carry their limits.
+
+Numbers that are not integers travel as decimal text. Vectors do not travel inside messages: they follow
+as chunks whose digests stand in the signed message.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tacit.wire.codec import Size
+
+__all__ = [
+    "MESSAGES",
+    "Accept",
+    "Aggregate",
+    "CohortMember",
+    "Finish",
+    "HelperKey",
+    "Manifest",
+    "MaskRequest",
+    "MaskSum",
+    "Offer",
+    "Record",
+    "Refusal",
+    "RoundAbort",
+    "RoundStart",
+    "SealedSeed",
+    "Upload",
+    "Vector",
+]
+
+MAX_PARTIES = 10_000
+MAX_HELPERS = 64
+MAX_CHUNKS = 8_192
+MAX_LENGTH = 2**32 - 1
+MAX_SIGNED = 2 * 1024 * 1024
+
+Hash = Annotated[bytes, Size.exactly(32)]
+Name = Annotated[str, Size(1, 64)]
+Code = Annotated[str, Size(1, 64)]
+Count = Annotated[int, Size(0, 2**32 - 1)]
+SealingKey = Annotated[bytes, Size(32, 4096)]
+Signed = Annotated[bytes, Size(1, MAX_SIGNED)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A vector that follows in chunks: its length in elements and the SHA-256 of every chunk."""
+
+    length: Annotated[int, Size(0, MAX_LENGTH)]
+    digests: Annotated[tuple[Hash, ...], Size(0, MAX_CHUNKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that defines a run; its digest is the run id."""
+
+    protocol: Annotated[str, Size(1, 32)]
+    nonce: Hash
+    job: Hash
+    schema: Hash
+    code: Hash
+    roster: Hash
+    plan: Annotated[bytes, Size(2, 16_384)]
+    ring_bits: Annotated[int, Size(16, 32)]
+    dimension: Annotated[int, Size(1, MAX_LENGTH)]
+    length: Annotated[int, Size(1, MAX_LENGTH)]
+    rounds: Annotated[int, Size(1, 1_000_000)]
+    leader: Name
+    clients: Annotated[tuple[Name, ...], Size(1, MAX_PARTIES)]
+    helpers: Annotated[tuple[Name, ...], Size(0, MAX_HELPERS)]
+    min_cohort: Annotated[int, Size(1, MAX_PARTIES)]
+    max_colluding: Annotated[int, Size(0, MAX_HELPERS)]
+    own_noise: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Leader -> all: the run, with the job and the public schema that its manifest names by digest."""
+
+    manifest: Manifest
+    job: Annotated[bytes, Size(2, 256 * 1024)]
+    schema: Annotated[bytes, Size(2, 1024 * 1024)]
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Client -> leader: takes part, under this policy and contract; the nonce seeds the first model."""
+
+    nonce: Hash
+    policy: Hash
+    contract: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Any -> leader: will not go on; only the code leaves the party. ``culprit`` may be empty."""
+
+    code: Code
+    culprit: Annotated[str, Size(0, 64)]
+
+
+@dataclass(frozen=True, slots=True)
+class HelperKey:
+    """Helper -> leader: a fresh sealing key for the round in the header."""
+
+    key: SealingKey
+
+
+@dataclass(frozen=True, slots=True)
+class CohortMember:
+    """A client whose upload is in the sum, with the digest of its signed upload message."""
+
+    client: Name
+    upload: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The result of a round: who is in it, what every helper signed, and the vector that follows."""
+
+    round: Count
+    cohort: Annotated[tuple[CohortMember, ...], Size(1, MAX_PARTIES)]
+    answers: Annotated[tuple[Signed, ...], Size(0, MAX_HELPERS)]
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStart:
+    """Leader -> client: model digest, signed helper keys, previous aggregate (its vector in chunks).
+
+    ``accepts`` holds the signed ``Accept`` of every client while no aggregate exists, so that each
+    client can derive the first model itself. ``leader_key`` is the leader's fresh sealing key of this
+    round: uploads travel encrypted to it.
+    """
+
+    model: Hash
+    leader_key: SealingKey
+    keys: Annotated[tuple[Signed, ...], Size(0, MAX_HELPERS)]
+    accepts: Annotated[tuple[Signed, ...], Size(0, MAX_PARTIES)]
+    previous: Aggregate | None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedSeed:
+    """A mask seed, sealed to one helper's key of this round."""
+
+    helper: Name
+    sealed: Annotated[bytes, Size(1, 8192)]
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Client -> leader: one contribution; digests are of the vector's chunks before transport encryption."""
+
+    context: Hash
+    seeds: Annotated[tuple[SealedSeed, ...], Size(0, MAX_HELPERS)]
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRequest:
+    """Leader -> helper: the signed upload messages of the cohort."""
+
+    uploads: Annotated[tuple[Signed, ...], Size(1, MAX_PARTIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSum:
+    """Helper -> leader: the one answer of this round; ``cohort`` is the digest of the uploads summed."""
+
+    context: Hash
+    cohort: Hash
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class RoundAbort:
+    """Leader -> all: the round ends without a result."""
+
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Leader -> all: the run ends; settle, close, and send the record."""
+
+    complete: bool
+    model: Hash
+    previous: Aggregate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Any -> leader: the party's events of this run (JSON lines in chunks) and its signed checkpoint."""
+
+    checkpoint: Annotated[bytes, Size(1, 65_536)]
+    events: Vector
+
+
+MESSAGES: dict[str, type] = {
+    "offer": Offer,
+    "accept": Accept,
+    "refusal": Refusal,
+    "helper-key": HelperKey,
+    "round-start": RoundStart,
+    "upload": Upload,
+    "mask-request": MaskRequest,
+    "mask-sum": MaskSum,
+    "round-abort": RoundAbort,
+    "finish": Finish,
+    "record": Record,
+}
+"""Message type on the wire -> class."""
