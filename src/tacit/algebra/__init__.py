@@ -1,0 +1,1 @@
+"""Rings, mask expansion and fixed-point encoding."""

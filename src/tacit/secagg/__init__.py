@@ -1,0 +1,1 @@
+"""Aggregation protocols as pure functions: ``masked`` and the baseline ``plain``."""

@@ -1,0 +1,1 @@
+"""Deterministic stand-ins for the ports of ``tacit.types``; for tests and benchmarks only."""

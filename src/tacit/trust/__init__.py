@@ -1,0 +1,1 @@
+"""Identities, the roster that pins them, and sealing to a party's key."""
