@@ -1,0 +1,1 @@
+"""Differential privacy: integer clipping, sampling, noise, accounting, plans and budgets."""
