@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tacit.errors import ConfigError, PolicyDenied
+from tacit.policy import UNBOUNDED_EPSILON, Policy, Request
+from tacit.types import PartyName
+
+REQUEST = Request(
+    principal=PartyName("coordinator"),
+    dataset="diagnosis",
+    purpose="research",
+    region="eu",
+    regions=frozenset({"eu", "uk"}),
+    aggregation="masked",
+    epsilon_milli=900,
+    private=True,
+    helpers=4,
+    max_colluding=1,
+    min_cohort=4,
+    own_helper=True,
+    own_noise=False,
+    code="pinned",
+)
+
+RESEARCH = """
+// The one purpose that the board has approved; a ";" in a comment ends nothing.
+@id("research")
+permit(principal == Party::"coordinator", action == Action::"train", resource == Dataset::"diagnosis")
+when {
+  context.purpose == "research" && context.epsilon_milli <= 1000
+  && ["eu", "uk"].containsAll(context.regions) && context.own_helper
+}
+unless { context.aggregation == "plain" || !context.private };
+"""
+
+
+def load(folder: Path, **files: str) -> Policy:
+    for name, text in files.items():
+        (folder / f"{name}.cedar").write_text(text)
+    return Policy.load(folder)
+
+
+def test_default_deny_and_forbid_wins(tmp_path: Path) -> None:
+    assert not load(tmp_path, empty="").decide(REQUEST).allowed
+    assert load(tmp_path, a=RESEARCH).decide(REQUEST).allowed
+    forbidding = load(tmp_path, b='@id("pause")\nforbid(principal, action, resource);')
+    decision = forbidding.decide(REQUEST)
+    assert not decision.allowed
+    assert decision.rules == ("pause",)
+
+
+def test_a_permit_is_named(tmp_path: Path) -> None:
+    decision = load(tmp_path, a=RESEARCH).decide(REQUEST)
+    assert decision.rules == ("research",)
+    assert "a.cedar, line 3" in decision.explanation
+    decision.require()
+
+
+def test_a_forbid_without_id_is_named_by_its_place(tmp_path: Path) -> None:
+    text = (
+        RESEARCH + '\n\nforbid(principal, action, resource) when { context.purpose == "research" };'
+    )
+    line = text[: text.index("forbid")].count("\n") + 1
+    with pytest.raises(PolicyDenied) as caught:
+        load(tmp_path, a=text).decide(REQUEST).require()
+    assert f"'a.cedar:{line}:1'" in str(caught.value)
+    assert caught.value.details["rules"] == f"a.cedar:{line}:1"
+
+
+@pytest.mark.parametrize(
+    ("change", "condition"),
+    [
+        ({"epsilon_milli": 1500}, "context.epsilon_milli <= 1000 (context.epsilon_milli is 1500)"),
+        ({"epsilon_milli": UNBOUNDED_EPSILON}, "context.epsilon_milli <= 1000"),
+        (
+            {"purpose": "marketing"},
+            'context.purpose == "research" (context.purpose is "marketing")',
+        ),
+        (
+            {"regions": frozenset({"us"})},
+            '["eu", "uk"].containsAll(context.regions) (context.regions is ["us"])',
+        ),
+        ({"own_helper": False}, "context.own_helper (context.own_helper is false)"),
+        (
+            {"aggregation": "plain"},
+            'unless { context.aggregation == "plain" } (context.aggregation is "plain")',
+        ),
+        ({"private": False}, "unless { !context.private } (context.private is false)"),
+        (
+            {"principal": "stranger"},
+            'principal == Party::"coordinator" (principal is Party::"stranger")',
+        ),
+        ({"dataset": "other"}, 'resource == Dataset::"diagnosis" (resource is Dataset::"other")'),
+    ],
+)
+def test_a_default_deny_names_the_condition_that_failed(
+    tmp_path: Path, change: dict[str, object], condition: str
+) -> None:
+    decision = load(tmp_path, a=RESEARCH).decide(replace(REQUEST, **change))
+    assert not decision.allowed
+    assert decision.rules == ()
+    assert f"no permit matched; the nearest, 'research', failed on: {condition}" in (
+        decision.explanation
+    )
+    assert ";" not in decision.explanation.split("failed on: ")[1], "only one condition failed"
+
+
+def test_the_nearest_permit_is_the_one_with_fewest_failures(tmp_path: Path) -> None:
+    near = '@id("near") permit(principal, action, resource) when { context.helpers >= 5 };'
+    policy = load(tmp_path, a=RESEARCH, z=near)
+    two_wrong = replace(REQUEST, purpose="marketing", epsilon_milli=2000)
+    assert "the nearest, 'near', failed on: context.helpers >= 5" in (
+        policy.decide(two_wrong).explanation
+    )
+    only_far = load(tmp_path, z="").decide(two_wrong).explanation
+    assert 'context.purpose == "research"' in only_far
+    assert "; context.epsilon_milli <= 1000" in only_far
+
+
+def test_text_inside_a_literal_is_quoted_as_it_is(tmp_path: Path) -> None:
+    text = 'permit(principal, action, resource) when { context.purpose == "(context.region); x" };'
+    explanation = load(tmp_path, a=text).decide(REQUEST).explanation
+    assert 'context.purpose == "(context.region); x"' in explanation
+
+
+def test_a_disjunction_is_one_condition(tmp_path: Path) -> None:
+    text = "permit(principal, action, resource) when { context.own_noise || context.helpers > 7 };"
+    explanation = load(tmp_path, a=text).decide(REQUEST).explanation
+    assert "context.own_noise || (context.helpers > 7)" in explanation
+
+
+def test_a_rule_that_cannot_be_evaluated_denies(tmp_path: Path) -> None:
+    overflow = """
+    permit(principal, action, resource);
+    forbid(principal, action, resource) when { context.epsilon_milli * 2 > 4000 };
+    """
+    policy = load(tmp_path, a=overflow)
+    assert policy.decide(REQUEST).allowed
+    decision = policy.decide(replace(REQUEST, epsilon_milli=UNBOUNDED_EPSILON))
+    assert not decision.allowed
+    assert "could not be evaluated" in decision.explanation
+
+
+def test_plain_needs_a_permit_that_speaks_of_it(tmp_path: Path) -> None:
+    anything = "permit(principal, action, resource);"
+    plain = replace(REQUEST, aggregation="plain")
+    decision = load(tmp_path, a=anything).decide(plain)
+    assert load(tmp_path, a=anything).decide(REQUEST).allowed
+    assert not decision.allowed
+    assert "speaks of context.aggregation, unlike 'a.cedar:1:1'" in decision.explanation
+    baseline = 'permit(principal, action, resource) when { context.aggregation == "plain" };'
+    assert load(tmp_path, b=baseline).decide(plain).allowed
+
+
+def test_a_number_beyond_cedar_denies(tmp_path: Path) -> None:
+    policy = load(tmp_path, a="permit(principal, action, resource);")
+    assert policy.decide(REQUEST).allowed
+    assert not policy.decide(replace(REQUEST, epsilon_milli=UNBOUNDED_EPSILON + 1)).allowed
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("permit(principal, action, resource) when { context.purpse == 1 };", "purpse"),
+        ('permit(principal, action, resource) when { context.epsilon_milli == "1" };', "Long"),
+        ("permit(principal, action, resource) when { context.private > 1 };", "Bool"),
+        ('permit(principal, action == Action::"trian", resource);', "trian"),
+        ('permit(principal == Person::"x", action, resource);', "Person"),
+        ("permit(principal, action, resource) when { context.purpose = 1 };", "operator"),
+        ("permit(principal, action, resource)", "end of input"),
+        ('permit(principal, action, resource) when { "open };', "token"),
+        ("permit(principal == ?principal, action, resource);", "template"),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_file_and_line(tmp_path: Path, rule: str, reason: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, rules=f"permit(principal, action, resource);\n// next\n\n{rule}")
+    assert caught.value.details["line"] == 4
+    assert "rules.cedar, rule at line 4" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_two_rules_may_not_share_a_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two rules have the @id 'research'"):
+        load(tmp_path, a=RESEARCH, b=RESEARCH)
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="policies"):
+        Policy.load(tmp_path / "policies")
+
+
+def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
+    digests = []
+    for name, files in {
+        "plain": {"a": "permit(principal,action,resource);forbid(principal,action,resource);"},
+        "layout": {
+            "a": "forbid(principal, action, resource); // no\n",
+            "b": "permit(principal, action,\nresource);",
+        },
+        "other": {"a": "permit(principal,action,resource);"},
+        "number": {
+            "a": "permit(principal,action,resource) when {context.epsilon_milli < 9223372036854775807};"
+        },
+        "number-1": {
+            "a": "permit(principal,action,resource) when {context.epsilon_milli < 9223372036854775806};"
+        },
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        digests.append(load(folder, **files).digest)
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 4
