@@ -1,0 +1,29 @@
+"""Learning: features, models, per-record gradient sums, the server step and metrics.
+
+Every per-record quantity is computed so that it depends, bit for bit, on its record and on public
+values only. ``tacit.learn.torch_model`` needs PyTorch and is imported on demand.
+"""
+
+from tacit.learn.code import LoadedModel, load_model
+from tacit.learn.features import scale_features
+from tacit.learn.gradient_sum import record_sum
+from tacit.learn.local import LocalSettings, local_update
+from tacit.learn.metrics import accuracy, auc, evaluate
+from tacit.learn.models import LogisticRegression, Model
+from tacit.learn.server import ServerRule, ServerState
+
+__all__ = [
+    "LoadedModel",
+    "LocalSettings",
+    "LogisticRegression",
+    "Model",
+    "ServerRule",
+    "ServerState",
+    "accuracy",
+    "auc",
+    "evaluate",
+    "load_model",
+    "local_update",
+    "record_sum",
+    "scale_features",
+]

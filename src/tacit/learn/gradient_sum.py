@@ -1,0 +1,68 @@
+"""The record-level contribution: a sum of clipped, encoded per-record gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.learn.models import Model
+from tacit.privacy.integers import encode_records
+
+__all__ = ["record_sum"]
+
+
+def record_sum(  # noqa: PLR0913 - records, selection and public parameters are all needed
+    model: Model,
+    theta: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.int64],
+    selected: NDArray[np.bool_],
+    *,
+    clip_norm: float,
+    grid: float,
+    micro_batch: int,
+) -> NDArray[np.int64]:
+    """Integer sum of the selected records' clipped gradients, ``int64[d]``.
+
+    The records are gathered and padded to whole micro-batches, as many as all ``n`` records would
+    fill, at least one: the work done does not depend on how many were selected.
+
+    Args:
+        model: Gives per-record gradients.
+        theta: Parameters, ``float64[d]``.
+        x: Scaled features, ``float64[n, k]``.
+        y: Class indices, ``int64[n]``.
+        selected: The round's Poisson sample, ``bool[n]``.
+        clip_norm: L2 bound of one record's gradient, positive.
+        grid: Value of one integer unit, positive.
+        micro_batch: Records per gradient computation, at least 1; the same at every site.
+
+    Raises:
+        ValueError: Shapes disagree or ``micro_batch`` is below 1.
+
+    Guarantee:
+        Adding or removing one record changes the result by exactly that record's encoded gradient,
+        a function of the record, ``theta`` and public parameters, of integer norm at most
+        ``floor(clip_norm / grid)``; padding and non-finite gradients contribute zero. Test:
+        ``tests/property/test_learn_gradient_sum.py::test_removing_a_record_removes_its_share``.
+
+    Reference:
+        Abadi et al. 2016, algorithm 1.
+    """
+    n = len(x)
+    if x.ndim != 2 or y.shape != (n,) or selected.shape != (n,) or micro_batch < 1:
+        raise ValueError("x is [n, k], y and selected are [n], micro_batch is at least 1")
+    count = int(np.count_nonzero(selected))
+    batches = max(1, -(-n // micro_batch))
+    features = np.zeros((batches * micro_batch, x.shape[1]))
+    labels = np.zeros(batches * micro_batch, dtype=np.int64)
+    features[:count] = x[selected]
+    labels[:count] = y[selected]
+    total = np.zeros(model.dimension, dtype=np.int64)
+    for start in range(0, len(features), micro_batch):
+        batch = slice(start, start + micro_batch)
+        gradients = model.gradients(theta, features[batch], labels[batch])
+        encoded = encode_records(gradients, clip_norm, grid)
+        encoded[max(0, count - start) :] = 0  # padding has a gradient too: that of a zero record
+        total += encoded.sum(axis=0)
+    return total

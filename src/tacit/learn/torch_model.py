@@ -1,0 +1,256 @@
+"""Any ``torch.nn.Module`` as a model with per-record gradients (``torch.func``, float32, CPU).
+
+The module is only ever called on one record, ``float32[1, features]``, vectorised by ``vmap``: it
+cannot mix records even if its author tries. It runs in evaluation mode and on one thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from tacit.errors import ConfigError
+
+__all__ = ["Loss", "TorchModel"]
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits ``float32[1, classes]`` and labels ``int64[1]`` to a scalar."""
+
+_SCORE_BATCH = 256
+
+
+class TorchModel:
+    """A module and a loss; the parameter vector is the module's trainable parameters in order.
+
+    Frozen parameters (``requires_grad = False``) and buffers are constants, drawn once under a fixed
+    seed. A matrix library may round a row differently depending on where it stands in a batch, so the
+    first use of a batch size checks, on public synthetic records, that this one does not; if it does,
+    gradients of that batch size are computed record by record.
+
+    Guarantee:
+        At a fixed ``n``, row i of ``gradients`` is a function of record i and ``theta`` alone, bit for
+        bit, at any position. By construction for the record-by-record path; for the vectorised path
+        by the check above, which is a measurement and not a proof. Test:
+        ``tests/property/test_learn_torch.py::test_rows_are_independent``.
+
+    Args:
+        factory: Builds the module; called under a seeded CPU generator.
+        features: Number of features of a record, at least 1.
+        classes: Number of logits that the module returns, at least 2.
+        loss: Cross-entropy by default.
+
+    Raises:
+        ConfigError: The module has batch normalisation, running statistics or dropout, is not built
+            alike twice, has nothing to train, or does not turn ``float32[1, features]`` into
+            ``float32[1, classes]``.
+
+    Reference:
+        Abadi et al. 2016 (per-record gradients).
+    """
+
+    def __init__(
+        self,
+        factory: Callable[[], nn.Module],
+        *,
+        features: int,
+        classes: int,
+        loss: Loss = nn.functional.cross_entropy,
+    ) -> None:
+        self._factory = factory
+        self._features = features
+        self._classes = classes
+        self._loss = loss
+        self._module = self._build(b"tacit constants")
+        _refuse_unsuitable(self._module)
+        if not _equal(self._module, self._build(b"tacit constants")):
+            raise _unsuitable(
+                "the model's constructor is not reproducible",
+                "draw random numbers from torch's own generator only",
+            )
+        trainable = {
+            name: value.detach()
+            for name, value in self._module.named_parameters()
+            if value.requires_grad
+        }
+        if not trainable:
+            raise _unsuitable("the model has no trainable parameter", "leave requires_grad on")
+        self._shapes = {name: value.shape for name, value in trainable.items()}
+        self._position_free: dict[int, bool] = {1: True}
+        self._try_out(_flatten(trainable))
+
+    @property
+    def dimension(self) -> int:
+        """Number of trainable parameters."""
+        return sum(shape.numel() for shape in self._shapes.values())
+
+    def initial(self, seed: bytes) -> Floats:
+        """The module's own initialisation under ``seed``; the global generator is left alone."""
+        module = self._build(seed)
+        return _flatten(
+            {
+                name: value.detach()
+                for name, value in module.named_parameters()
+                if value.requires_grad
+            }
+        )
+
+    def gradients(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """Per-record gradients, ``float64[n, dimension]``; see ``Model.gradients``."""
+        n = len(x)
+        if n not in self._position_free:
+            self._position_free[n] = self._check_positions(n)
+        if self._position_free[n]:
+            return self._vectorised(theta, x, y)
+        rows = [self._vectorised(theta, x[i : i + 1], y[i : i + 1]) for i in range(n)]
+        return np.concatenate(rows)
+
+    def scores(self, theta: Floats, x: Floats) -> Floats:
+        """Softmax of the logits, ``float64[n, classes]``."""
+        return torch.softmax(self._logits(theta, x).to(torch.float64), dim=1).numpy()
+
+    def loss(self, theta: Floats, x: Floats, y: Labels) -> float:
+        """Mean loss."""
+        labels = torch.from_numpy(np.array(y, dtype=np.int64))
+        logits = self._logits(theta, x)
+        with _one_thread():
+            values = vmap(lambda row, label: self._loss(row[None], label[None]))(logits, labels)
+        return float(values.to(torch.float64).mean())
+
+    def tensors(self, theta: Floats) -> dict[str, Floats]:
+        """The trainable parameters under their names in the module."""
+        return {name: value.numpy() for name, value in _split(theta, self._shapes).items()}
+
+    def _build(self, seed: bytes) -> nn.Module:
+        # torch.manual_seed would seed accelerators too, which fork_rng(devices=[]) does not restore.
+        number = int.from_bytes(
+            hashlib.sha256(b"tacit torch seed v1\x00" + seed).digest()[:8], "big"
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(number)
+            return self._factory().to(device="cpu", dtype=torch.float32).eval()
+
+    def _vectorised(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
+            logits = functional_call(self._module, parameters, (record[None],))
+            return self._loss(logits, label[None])
+
+        parameters = self._parameters(theta)
+        records = torch.from_numpy(np.array(x, dtype=np.float32))
+        labels = torch.from_numpy(np.array(y, dtype=np.int64))
+        with _one_thread():
+            parts = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, records, labels)
+        flat = torch.cat([parts[name].reshape(len(x), -1) for name in self._shapes], dim=1)
+        return flat.numpy().astype(np.float64)
+
+    def _logits(self, theta: Floats, x: Floats) -> Tensor:
+        parameters = self._parameters(theta)
+        records = torch.from_numpy(np.array(x, dtype=np.float32))
+        with _one_thread(), torch.no_grad():
+            blocks = [
+                vmap(lambda record: functional_call(self._module, parameters, (record[None],))[0])(
+                    block
+                )
+                for block in torch.split(records, _SCORE_BATCH)
+            ]
+        return torch.cat(blocks)
+
+    def _parameters(self, theta: Floats) -> dict[str, Tensor]:
+        values = _split(theta, self._shapes)
+        return {name: value.to(torch.float32) for name, value in values.items()}
+
+    def _check_positions(self, n: int) -> bool:
+        """Whether moving a record, or changing all others, leaves its gradient as it was."""
+        public = np.random.Generator(np.random.PCG64(n))
+        theta = 0.1 * public.standard_normal(self.dimension)
+        x = public.standard_normal((n, self._features))
+        y = public.integers(0, self._classes, n)
+        reference = self._vectorised(theta, x, y)
+        moved = self._vectorised(theta, np.roll(x, 1, axis=0), np.roll(y, 1))
+        turned = self._vectorised(theta, x[::-1], y[::-1])
+        alone = x.copy()
+        alone[1:] = 0.0
+        first = self._vectorised(theta, alone, y)[:1]
+        return all(
+            ours.tobytes() == theirs.tobytes()
+            for ours, theirs in (
+                (np.roll(moved, -1, axis=0), reference),
+                (np.ascontiguousarray(turned[::-1]), reference),
+                (first, reference[:1]),
+            )
+        )
+
+    def _try_out(self, theta: Floats) -> None:
+        """One gradient of a zero record, so that an unusable module is refused before a run."""
+        x, y = np.zeros((1, self._features)), np.zeros(1, dtype=np.int64)
+        try:
+            shape = tuple(self._logits(theta, x).shape)
+            gradient = self._vectorised(theta, x, y)
+        except Exception as error:
+            raise _unsuitable(
+                f"the model fails on one record: {type(error).__name__}: {error}",
+                f"forward must take float32[1, {self._features}] and be usable under torch.func.vmap",
+            ) from error
+        if shape != (1, self._classes) or gradient.shape != (1, self.dimension):
+            raise _unsuitable(
+                f"the model returns shape {shape} for one record, not (1, {self._classes})",
+                "return one logit per class",
+            )
+
+
+def _refuse_unsuitable(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        kind = type(layer).__name__
+        tracked = bool(getattr(layer, "track_running_stats", False))
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) or tracked:  # noqa: SLF001 - the base
+            raise _unsuitable(
+                f"layer '{name}' ({kind}) mixes records through batch statistics",
+                "use torch.nn.GroupNorm",
+            )
+        if isinstance(layer, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base
+            raise _unsuitable(
+                f"layer '{name}' ({kind}) makes a record's gradient random", "remove the layer"
+            )
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = ([*module.parameters(), *module.buffers()] for module in (one, other))
+    return all(torch.equal(mine, its) for mine, its in zip(ours, theirs, strict=True))
+
+
+def _unsuitable(message: str, remedy: str) -> ConfigError:
+    return ConfigError("learn.module", message, remedy=remedy)
+
+
+def _flatten(parameters: dict[str, Tensor]) -> Floats:
+    return np.concatenate(
+        [value.to(torch.float64).reshape(-1).numpy() for value in parameters.values()]
+    )
+
+
+def _split(theta: Floats, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    vector = torch.from_numpy(np.array(theta, dtype=np.float64))
+    parts = torch.split(vector, [shape.numel() for shape in shapes.values()])
+    return {
+        name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """How many threads share a sum decides how it is rounded: take one, then restore."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
