@@ -1,0 +1,202 @@
+"""Claims about who signed what, and that all of it belongs to one run."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tacit.errors import TacitError
+from tacit.evidence import layout
+from tacit.evidence.head import check_signature
+from tacit.evidence.report import Claim, Findings
+from tacit.evidence.trust import Trust
+from tacit.evidence.view import Missing, View, inconsistency
+from tacit.ledger.log import log_origin
+from tacit.ledger.note import open_checkpoint
+from tacit.types import PartyName
+from tacit.wire.codec import encode
+from tacit.wire.envelope import digest
+
+__all__ = ["authenticity", "integrity", "log_inclusion", "same_job"]
+
+
+def authenticity(view: View, trust: Trust | None) -> Claim:
+    """Manifest, every message and every checkpoint are signed by members of the pinned roster."""
+    findings = Findings("authenticity")
+    for fault in view.faults:
+        findings.fail(fault)
+    _check_manifest_signature(view, findings)
+    for name in view.members:
+        party = layout.log_party(name)
+        if party is not None and name == layout.checkpoint(party):
+            _check_checkpoint(view, party, findings)
+    if trust is None:
+        findings.unproven(
+            "no trust file: signatures agree with the bundle's own roster, which anyone can make"
+        )
+    elif trust.roster.digest != view.roster.digest:
+        findings.fail(_roster_difference(trust, view))
+    return findings.conclude(
+        f"{len(view.messages)} messages, the manifest and every checkpoint are signed by the "
+        f"{len(view.roster.members)} parties of the trusted roster"
+    )
+
+
+def _check_manifest_signature(view: View, findings: Findings) -> None:
+    leaders = {member.name: member.key for member in view.roster.with_role("leader")}
+    try:
+        signer = check_signature(
+            view.members.get(layout.SIGNATURE, b""),
+            view.members[layout.MANIFEST],
+            view.head.federation,
+            leaders,
+        )
+        if signer != view.leader:
+            findings.fail(f"{signer}, who did not lead the run, signed the manifest")
+    except TacitError as error:
+        findings.fail(f"{layout.SIGNATURE}: {error.message}")
+    except Missing as missing:
+        findings.unproven(str(missing))
+
+
+def _check_checkpoint(view: View, party: PartyName, findings: Findings) -> None:
+    name = layout.checkpoint(party)
+    try:
+        key = view.roster.member(party).key
+        open_checkpoint(view.members[name], {log_origin(view.roster.federation, party): key})
+    except TacitError as error:
+        findings.fail(f"{name}: {error.message}")
+
+
+def _roster_difference(trust: Trust, view: View) -> str:
+    pinned = {member.name: member for member in trust.roster.members}
+    for member in view.roster.members:
+        if member != pinned.pop(member.name, None):
+            return f"'{member.name}' of the bundle's roster is not the one that the trust file pins"
+    if pinned:
+        return f"the bundle's roster lacks '{min(pinned)}', which the trust file pins"
+    return "the trust file is of another federation"
+
+
+def integrity(view: View) -> Claim:
+    """Every member is there, is known, and has the digest that the manifest says."""
+    findings = Findings("integrity")
+    files = {
+        name: data
+        for name, data in view.members.items()
+        if name not in (layout.MANIFEST, layout.SIGNATURE)
+    }
+    for name in sorted(files.keys() ^ view.head.files.keys()):
+        findings.fail(f"{name} is {'missing' if name in view.head.files else 'not listed'}")
+    for name, data in sorted(files.items()):
+        known = view.head.files.get(name)
+        if known is not None and hashlib.sha256(data).hexdigest() != known:
+            findings.fail(f"{name} is not what the manifest says")
+        if not layout.is_known(name):
+            findings.fail(f"{name} does not belong into a bundle")
+    if view.head.model != view.head.files.get(layout.FINAL, ""):
+        findings.fail("the manifest names another model than the released one")
+    return findings.conclude(
+        f"the archive is canonical and all {len(files)} members match the manifest"
+    )
+
+
+def same_job(view: View) -> Claim:
+    """Run, job, schema, code and roster are the same everywhere."""
+    findings = Findings("same-job")
+    manifest, run = view.manifest, view.head.run
+    findings.require(digest(encode(manifest)).hex() == run, "the offer defines another run")
+    findings.require(
+        view.head.federation == view.roster.federation, "the roster is of another federation"
+    )
+    for name, data in ((layout.JOB, view.offer.job), (layout.SCHEMA, view.offer.schema)):
+        findings.require(view.members.get(name) == data, f"{name} is not what the offer holds")
+    problem = inconsistency(view)
+    if problem is not None:
+        findings.fail(problem)
+    _check_places(view, findings)
+    expected = (run, manifest.roster.hex(), manifest.job.hex())
+    for name, message in view.messages.items():
+        header = message.header
+        found = (header.run.hex(), header.roster.hex(), header.job.hex())
+        findings.require(found == expected, f"{name} belongs to another run, roster or job")
+    for party in view.clients:
+        _check_client(view, party, findings)
+    _check_leader(view, findings)
+    return findings.conclude("run, job, schema, code and roster agree in all messages and logs")
+
+
+def _check_places(view: View, findings: Findings) -> None:
+    for name, message in view.messages.items():
+        place = layout.place(name)
+        sender = message.sender
+        if place is None:
+            right = message.header.type == "offer" and sender.party == view.leader
+        else:
+            found = (message.header.type, sender.party, sender.role, message.round)
+            right = found == (place.type, place.party, place.role, place.round)
+        findings.require(right, f"{name} holds another message than its name says")
+        is_party = place is None or place.party in (
+            view.helpers if place.role == "helper" else view.clients
+        )
+        findings.require(is_party, f"{name} is from a stranger to this run")
+
+
+def _check_client(view: View, party: PartyName, findings: Findings) -> None:
+    """What the client logged about the offer that it received."""
+    manifest = view.manifest
+    expected = {
+        "job": manifest.job.hex(),
+        "schema": manifest.schema.hex(),
+        "code": manifest.code.hex(),
+        "roster": manifest.roster.hex(),
+        "leader": manifest.leader,
+    }
+    try:
+        offers = view.log(party).of("offer.received")
+        if not offers:
+            findings.fail(f"{party} logged no offer")
+        for event in offers:
+            for field, value in expected.items():
+                findings.require(event.text(field) == value, f"{party} was offered another {field}")
+    except Missing as missing:
+        findings.unproven(str(missing))
+
+
+def _check_leader(view: View, findings: Findings) -> None:
+    manifest = view.manifest
+    try:
+        offers = view.log(view.leader).of("run.offered")
+        if not offers:
+            findings.fail("the leader logged no offer")
+        for event in offers:
+            same = (event.digest("job"), event.digest("plan")) == (
+                manifest.job,
+                digest(manifest.plan),
+            )
+            findings.require(same, "the leader logged another job or plan")
+    except Missing as missing:
+        findings.unproven(str(missing))
+
+
+def log_inclusion(view: View) -> Claim:
+    """Every event stands under its party's checkpoint; from the first to ``run.closed`` none lacks."""
+    findings = Findings("log-inclusion")
+    shown = {layout.log_party(name) for name in view.members} - {None}
+    for stranger in sorted(shown - set(view.parties), key=str):
+        findings.fail(f"there is a log of {stranger}, who is not in the run")
+    count = 0
+    for party in view.parties:
+        log = view.logs[party]
+        if isinstance(log, Missing):
+            findings.unproven(str(log))
+            continue
+        if isinstance(log, TacitError):
+            findings.fail(log.message)
+            continue
+        count += len(log.events)
+        if not log.closed:
+            reason = f"the log of {party} ends before the run was closed"
+            (findings.fail if view.complete else findings.unproven)(reason)
+    return findings.conclude(
+        f"{count} events of {len(view.parties)} parties, none missing up to the end of the run"
+    )

@@ -1,0 +1,267 @@
+"""Claims about rounds: who is in a sum, that helpers answered once, and how the models follow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from tacit.algebra.encoding import decode as decode_fixed
+from tacit.algebra.ring import centred
+from tacit.errors import DecodeError, TacitError
+from tacit.evidence import layout
+from tacit.evidence.report import Claim, Findings
+from tacit.evidence.view import Missing, RoundView, View
+from tacit.learn.server import ServerRule, ServerState
+from tacit.secagg.masked import cohort_digest
+from tacit.types import Digest, PartyName
+from tacit.wire.envelope import Received
+
+__all__ = ["cohort", "model_chain", "one_sum_per_upload"]
+
+Floats = NDArray[np.float64]
+
+
+def cohort(view: View) -> Claim:
+    """Every sum is over enough operators, in one context, and every helper answered for it."""
+    findings = Findings("cohort")
+    closed = view.closed_rounds
+    if not closed:
+        findings.unproven("no round was closed")
+    smallest: list[int] = []
+    for round_view in closed:
+        _guarded(findings, partial(_check_cohort, view, round_view, findings, smallest))
+    return findings.conclude(
+        lambda: (
+            f"{len(closed)} sums, each over at least {min(smallest)} operators "
+            f"(required: {view.manifest.min_cohort}) in one context"
+        )
+    )
+
+
+def _guarded(findings: Findings, check: Callable[[], None]) -> None:
+    """One round that lacks something does not hide what is wrong with another."""
+    try:
+        check()
+    except Missing as missing:
+        findings.unproven(str(missing))
+    except TacitError as error:
+        findings.fail(error.message)
+
+
+def _members(view: View, round_view: RoundView) -> dict[PartyName, Received]:
+    """The uploads that are in the sum of a round."""
+    digests = view.logged_cohort(round_view.number)
+    members = {
+        name: upload for name, upload in round_view.uploads.items() if upload.digest in digests
+    }
+    if len(members) != len(digests):
+        raise Missing(f"an upload of round {round_view.number}'s cohort is not in the bundle")
+    return members
+
+
+def _check_cohort(
+    view: View, round_view: RoundView, findings: Findings, smallest: list[int]
+) -> None:
+    number, manifest = round_view.number, view.manifest
+    members = _members(view, round_view)
+    operators = view.roster.operators(members)
+    smallest.append(len(operators))
+    findings.require(
+        len(operators) >= manifest.min_cohort,
+        f"round {number} has {len(operators)} operators, required are {manifest.min_cohort}",
+    )
+    findings.require(set(members) <= set(view.clients), f"round {number} holds a stranger's upload")
+    name = cohort_digest([upload.digest for upload in members.values()])
+    contexts = {upload.body.context for upload in members.values()}
+    if view.masked:
+        expected = view.context(round_view, view.logged_model(number))
+        findings.require(
+            contexts == {expected}, f"an upload of round {number} names another context"
+        )
+        for upload in members.values():
+            sealed = {seed.helper for seed in upload.body.seeds}
+            findings.require(
+                sealed == set(manifest.helpers),
+                f"an upload of round {number} is not masked for every helper",
+            )
+        for helper in view.helpers:
+            _check_answer(round_view, helper, (expected, name), findings)
+    else:
+        findings.require(len(contexts) == 1, f"the uploads of round {number} differ in context")
+    for event in view.log(view.leader).in_round("aggregate.computed", number):
+        findings.require(
+            event.digest("cohort") == name, f"the leader summed another cohort in round {number}"
+        )
+
+
+def _check_answer(
+    round_view: RoundView, helper: PartyName, expected: tuple[Digest, Digest], findings: Findings
+) -> None:
+    answer = round_view.mask_sums.get(helper)
+    if answer is None:
+        findings.unproven(
+            f"the answer of helper {helper} in round {round_view.number} is not there"
+        )
+    elif (answer.body.context, answer.body.cohort) != expected:
+        findings.fail(f"helper {helper} answered for another cohort in round {round_view.number}")
+
+
+def one_sum_per_upload(view: View) -> Claim:
+    """No helper answered twice in a round or context, and no upload is in two sums."""
+    findings = Findings("one-sum-per-upload")
+    if not view.masked:
+        findings.unproven("aggregation is plain: the leader holds every contribution")
+        return findings.conclude("")
+    for helper in view.helpers:
+        _guarded(findings, partial(_check_answers, view, helper, findings))
+    _guarded(findings, partial(_check_reuse, view, findings))
+    answers = sum(len(round_view.mask_sums) for round_view in view.rounds)
+    return findings.conclude(
+        f"{answers} answers of {len(view.helpers)} helpers, one per helper and round; "
+        "no upload is in two sums"
+    )
+
+
+def _check_answers(view: View, helper: PartyName, findings: Findings) -> None:
+    """The helper's log against itself and against the transcript."""
+    log = view.log(helper)
+    rounds: dict[int, bytes] = {}
+    contexts: set[bytes] = set()
+    for event in log.of("mask-sum.answered"):
+        number, context = event.number("round"), event.digest("context")
+        if number in rounds or context in contexts:
+            findings.fail(f"helper {helper} answered twice in round {number}")
+        rounds[number] = event.digest("answer")
+        contexts.add(context)
+    for round_view in view.rounds:
+        answer = round_view.mask_sums.get(helper)
+        if answer is not None:
+            findings.require(
+                rounds.get(round_view.number) == answer.digest,
+                f"helper {helper} did not log its answer of round {round_view.number}",
+            )
+    if not log.closed:
+        findings.unproven(f"the log of helper {helper} ends before the run was closed")
+
+
+def _check_reuse(view: View, findings: Findings) -> None:
+    seen: dict[bytes, int] = {}
+    for event in view.log(view.leader).of("cohort.fixed"):
+        number = event.number("round")
+        for upload in event.digests("uploads"):
+            findings.require(
+                upload not in seen,
+                f"an upload is in the sums of rounds {seen.get(upload)} and {number}",
+            )
+            seen[upload] = number
+
+
+def model_chain(view: View) -> Claim:
+    """Every model follows from the first one and the published sums; the last one was released."""
+    findings = Findings("model-chain")
+    rule = _rule(view)
+    state = rule.start(_initial(view))
+    steps = 0
+    for round_view in view.rounds:
+        _check_model(view, round_view, state, findings)
+        if round_view.aggregate is not None:
+            state = rule.step(state, _gradient(view, round_view, findings))
+            steps += 1
+    _check_release(view, rule.released(state), findings)
+    return findings.conclude(
+        f"{steps} server steps recomputed bit for bit; they end in the released model"
+    )
+
+
+def _rule(view: View) -> ServerRule:
+    training = view.job.training
+    return ServerRule(
+        optimiser=training.optimiser,
+        learning_rate=training.learning_rate,
+        momentum=training.momentum,
+        average_from=training.average_from,
+        rounds=view.job.rounds,
+    )
+
+
+def _initial(view: View) -> Floats:
+    data = view.members.get(layout.INITIAL)
+    if data is None:
+        raise Missing("the bundle holds no first model")
+    if len(data) != 8 * view.manifest.dimension:
+        raise DecodeError("evidence.model", f"{layout.INITIAL} has another length than the model")
+    return np.frombuffer(data, dtype="<f8")
+
+
+def _check_model(view: View, round_view: RoundView, state: ServerState, findings: Findings) -> None:
+    """The round trained on ``state``: in the leader's log, in the clients', in every upload."""
+    number, known = round_view.number, state.digest
+    findings.require(
+        view.logged_model(number) == known, f"the model of round {number} does not follow"
+    )
+    for client in view.clients:
+        for event in view.log(client).in_round("model.checked", number):
+            findings.require(
+                event.digest("model") == known,
+                f"{client} trained on another model in round {number}",
+            )
+    if view.masked and round_view.uploads:
+        context = view.context(round_view, known)
+        for client, upload in round_view.uploads.items():
+            findings.require(
+                upload.body.context == context,
+                f"the upload of {client} in round {number} was made for another model",
+            )
+
+
+def _gradient(view: View, round_view: RoundView, findings: Findings) -> Floats:
+    """The server step's input from a round's sum, as every party of the run computes it."""
+    data, manifest, plan = round_view.aggregate or b"", view.manifest, view.plan
+    if len(data) != 4 * manifest.length:
+        raise DecodeError(
+            "evidence.aggregate", f"the sum of round {round_view.number} has another length"
+        )
+    logged = [
+        event.digest("sum")
+        for event in view.log(view.leader).in_round("aggregate.computed", round_view.number)
+    ]
+    findings.require(
+        logged == [hashlib.sha256(data).digest()],
+        f"the sum of round {round_view.number} is not the one that the leader logged",
+    )
+    total = centred(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+    norm = float(np.linalg.norm(total.astype(np.float64)))
+    findings.require(
+        norm <= plan.aggregate_norm_bound(manifest.length),
+        f"the sum of round {round_view.number} is too large to be honest",
+    )
+    values = decode_fixed(total, plan.grid)
+    if view.job.training.algorithm == "fedavg":
+        weight = values[-1]
+        return -values[:-1] / weight if weight > 0 else np.zeros(manifest.dimension)
+    return values / plan.divisor
+
+
+def _check_release(view: View, released: Floats, findings: Findings) -> None:
+    data = view.members.get(layout.FINAL)
+    if data is None:
+        findings.unproven("the bundle holds no released model")
+        return
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise DecodeError("evidence.model", f"{layout.FINAL} is not a safetensors file") from error
+    theta = tensors.get("theta")
+    same = theta is not None and theta.dtype == np.float64 and theta.tobytes() == released.tobytes()
+    findings.require(same, "the released model is not the one that the rounds lead to")
+    expected = hashlib.sha256(released.astype("<f8").tobytes()).digest()
+    for event in view.log(view.leader).of("model.released"):
+        findings.require(
+            event.digest("model") == expected, "the leader logged the release of another model"
+        )

@@ -1,0 +1,116 @@
+"""``trust.json``: whom an auditor trusts and what a run must prove. Lies outside the bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from tacit.errors import ConfigError
+from tacit.evidence.report import CLAIMS
+from tacit.files import read_limited, write_atomic
+from tacit.trust.roster import Member, Roster
+from tacit.types import PartyName
+
+__all__ = ["Trust"]
+
+FILE_LIMIT = 16 * 1024 * 1024
+VERSION = 1
+KEYS = {"version", "federation", "roster", "members", "required"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The roster that an auditor pins, and the claims that every bundle must prove."""
+
+    roster: Roster
+    required: frozenset[str]
+
+    @classmethod
+    def of(cls, roster: Roster, required: Iterable[str] = CLAIMS) -> Trust:
+        """Trusts the members of ``roster``; requires every claim by default.
+
+        Raises:
+            ConfigError: Not a claim.
+        """
+        chosen = frozenset(required)
+        for name in sorted(chosen - set(CLAIMS)):
+            raise ConfigError(
+                "evidence.trust", f"'{name}' is not a claim", remedy=f"claims: {', '.join(CLAIMS)}"
+            )
+        return cls(roster=roster, required=chosen)
+
+    def write(self, path: Path) -> None:
+        """Writes ``trust.json``.
+
+        Raises:
+            TransportError: The disk refuses the write; nothing is left behind.
+        """
+        write_atomic(path, rfc8785.dumps(self.to_record()) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Trust:
+        """Reads ``trust.json``.
+
+        Raises:
+            ConfigError: Missing, malformed, or its members do not have its roster digest.
+        """
+        data = read_limited(path, FILE_LIMIT)
+        try:
+            record = json.loads(data)
+            trust = cls.of(_roster(record), record["required"])
+            identical = trust.to_record() == record
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _malformed(path) from error
+        except ConfigError as error:
+            raise ConfigError(
+                error.code, f"{path}: {error.message}", remedy=error.remedy, file=str(path)
+            ) from error
+        if not identical:
+            raise _malformed(path)
+        return trust
+
+    def to_record(self) -> dict[str, Any]:
+        """Content of ``trust.json``."""
+        return {
+            "version": VERSION,
+            "federation": self.roster.federation,
+            "roster": self.roster.digest.hex(),
+            "members": {
+                str(member.name): {
+                    "key": member.key.hex(),
+                    "roles": list(member.roles),
+                    "operator": member.operator,
+                    "region": member.region,
+                }
+                for member in self.roster.members
+            },
+            "required": [claim for claim in CLAIMS if claim in self.required],
+        }
+
+
+def _roster(record: Any) -> Roster:
+    members = tuple(
+        Member(
+            PartyName(name),
+            entry["operator"],
+            entry["region"],
+            tuple(entry["roles"]),
+            bytes.fromhex(entry["key"]),
+        )
+        for name, entry in record["members"].items()
+    )
+    return Roster(record["federation"], members)
+
+
+def _malformed(path: Path) -> ConfigError:
+    return ConfigError(
+        "evidence.trust",
+        f"{path} is not a trust file, or its members do not match its roster digest",
+        remedy="use the trust.json that was written when the run began, or ask the federation",
+        file=str(path),
+    )

@@ -1,0 +1,87 @@
+"""The offline verifier: every claim of a bundle, PASS, FAIL or NOT PROVEN, with the reason.
+
+Needs no network and no state. A claim that the bundle cannot support is NOT PROVEN, never PASS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from tacit.errors import DecodeError, TacitError
+from tacit.evidence import claims_identity, claims_privacy, claims_rounds
+from tacit.evidence.archive import ARCHIVE_LIMIT, unpack
+from tacit.evidence.report import CLAIMS, Claim, Report, Status
+from tacit.evidence.trust import Trust
+from tacit.evidence.view import Missing, View
+from tacit.files import read_limited
+
+__all__ = ["verify_bundle"]
+
+
+def verify_bundle(bundle: Path | bytes, trust: Trust | None = None) -> Report:
+    """Checks every claim of an evidence bundle.
+
+    Args:
+        bundle: The file, or its bytes.
+        trust: Whom the auditor trusts; without it, authenticity is NOT PROVEN.
+
+    Raises:
+        ConfigError: The file cannot be read.
+
+    Guarantee: Against anyone without the private keys of the trusted roster: no byte of the bundle
+    can be changed and the exit code stay 0
+    (tests/unit/test_evidence_verify.py::test_one_flipped_byte_anywhere_is_refused). Against a leader
+    with its own keys: each claim fails on a run that broke its rule
+    (tests/unit/test_evidence_claims.py). Parties that agree on a lie about themselves are not
+    detected.
+    """
+    data = bundle if isinstance(bundle, bytes) else read_limited(bundle, ARCHIVE_LIMIT)
+    name = hashlib.sha256(data).hexdigest()
+    required = trust.required if trust is not None else frozenset()
+    try:
+        view = View(unpack(data))
+    except DecodeError as error:
+        return Report(name, "", "", "", (), _unreadable(error), required)
+    checks: dict[str, Callable[[], Claim]] = {
+        "authenticity": lambda: claims_identity.authenticity(view, trust),
+        "integrity": lambda: claims_identity.integrity(view),
+        "log-inclusion": lambda: claims_identity.log_inclusion(view),
+        "same-job": lambda: claims_identity.same_job(view),
+        "cohort": lambda: claims_rounds.cohort(view),
+        "one-sum-per-upload": lambda: claims_rounds.one_sum_per_upload(view),
+        "policy": lambda: claims_privacy.policy(view),
+        "receipts": lambda: claims_privacy.receipts(view),
+        "epsilon": lambda: claims_privacy.epsilon(view),
+        "budget": lambda: claims_privacy.budget(view),
+        "model-chain": lambda: claims_rounds.model_chain(view),
+    }
+    head = view.head
+    return Report(
+        bundle=name,
+        federation=head.federation,
+        run=head.run,
+        status=head.status,
+        simulated=head.simulated,
+        claims=tuple(_decide(claim, checks[claim]) for claim in CLAIMS),
+        required=required,
+    )
+
+
+def _decide(claim: str, check: Callable[[], Claim]) -> Claim:
+    try:
+        return check()
+    except Missing as missing:
+        return Claim(claim, Status.NOT_PROVEN, str(missing))
+    except TacitError as error:
+        return Claim(claim, Status.FAIL, error.message)
+
+
+def _unreadable(error: DecodeError) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(claim, Status.FAIL, error.message)
+        if claim == "integrity"
+        else Claim(claim, Status.NOT_PROVEN, "the bundle is not readable")
+        for claim in CLAIMS
+    )

@@ -1,0 +1,1 @@
+"""Tamper-evident event logs: Merkle trees, signed checkpoints and proofs."""

@@ -1,0 +1,99 @@
+"""Writing a bundle: deterministic, whole or absent, and only what belongs into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tacit.errors import LocalProtocolError, TransportError
+from tacit.evidence import layout
+from tacit.evidence.archive import unpack
+from tacit.evidence.bundle import BundleWriter
+from tacit.evidence.head import Head
+from tacit.testing.bundles import SITES, SyntheticRun
+from tacit.wire.envelope import digest
+
+
+@pytest.fixture(scope="module")
+def run() -> SyntheticRun:
+    return SyntheticRun().begin().round(1).record()
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path) -> None:
+    first = run.write(tmp_path / "first.zip", complete=False)
+    again = SyntheticRun().begin().round(1).record().write(tmp_path / "again.zip", complete=False)
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_manifest_lists_every_other_member(run, tmp_path) -> None:
+    members = unpack(run.write(tmp_path / "bundle.zip", complete=False).read_bytes())
+    head = Head.from_canonical(members[layout.MANIFEST])
+    assert set(head.files) == set(members) - {layout.MANIFEST, layout.SIGNATURE}
+    assert all(digest(members[name]).hex() == known for name, known in head.files.items())
+    assert (head.status, head.model, head.run) == ("partial", "", run.run.hex())
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_nothing_behind(run, tmp_path, monkeypatch, call) -> None:
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if call == "write":
+        real = os.fdopen
+
+        def fdopen(*args, **kwargs):
+            file = real(*args, **kwargs)
+
+            class Full:
+                def __enter__(self):
+                    return self
+
+                def __exit__(self, *_):
+                    file.close()
+
+                def write(self, data):
+                    file.write(data[:100])
+                    full()
+
+            return Full()
+
+        monkeypatch.setattr("tacit.files.os.fdopen", fdopen)
+    else:
+        monkeypatch.setattr(f"tacit.files.os.{call}", full)
+    with pytest.raises(TransportError) as caught:
+        run.write(tmp_path / "bundle.zip", complete=False)
+    assert caught.value.code == "file.write"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_bundle_that_was_there(run, tmp_path, monkeypatch) -> None:
+    path = run.write(tmp_path / "bundle.zip", complete=False)
+    before = path.read_bytes()
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tacit.files.os.fsync", full)
+    with pytest.raises(TransportError):
+        run.write(path, complete=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["other.txt", "manifest.json", "manifest.sig", "transcript/r1/key-a.msg", "logs/A.jsonl", ""],
+)
+def test_what_does_not_belong_is_refused(run, name: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        BundleWriter(run.roster, run.run).add(name, b"")
+
+
+def test_a_member_is_added_once(run) -> None:
+    writer = BundleWriter(run.roster, run.run)
+    writer.add_log(SITES[0], b"events", b"checkpoint")
+    writer.add_log(SITES[0], b"events", b"checkpoint")
+    with pytest.raises(LocalProtocolError):
+        writer.add_log(SITES[0], b"other", b"checkpoint")

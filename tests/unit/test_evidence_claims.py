@@ -1,0 +1,215 @@
+"""Parties that lie with their own keys: each lie fails the claim that it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tacit.evidence import Report, Status, Trust, layout, verify_bundle
+from tacit.testing.bundles import LEADER, SITES, SyntheticRun, sealed
+from tacit.wire.envelope import digest
+
+EAST, NORTH = SITES[0], SITES[1]
+
+
+def verify(run: SyntheticRun, members: dict[str, bytes] | None = None) -> Report:
+    """As the leader would present it: manifest signed anew."""
+    data = sealed(run, run.writer.members if members is None else members)
+    return verify_bundle(data, Trust.of(run.roster))
+
+
+def failed(report: Report) -> set[str]:
+    return {claim.id for claim in report.claims if claim.status is Status.FAIL}
+
+
+def dropping(kind: str, party: str = EAST) -> Callable:
+    """A party that never logs events of this kind."""
+    return lambda who, event: None if who == party and event["type"].endswith(kind) else event
+
+
+def changing(kind: str, party: str = EAST, **fields) -> Callable:
+    """A party that logs something else."""
+    return lambda who, event: (
+        {**event, **fields} if who == party and event["type"].endswith(kind) else event
+    )
+
+
+@pytest.fixture(scope="module")
+def honest() -> SyntheticRun:
+    return SyntheticRun().play()
+
+
+OTHER = "00" * 32
+
+
+@pytest.mark.parametrize(
+    ("edit", "claim"),
+    [
+        (dropping("client.policy.decided"), "policy"),
+        (changing("client.policy.decided", allowed=False), "policy"),
+        (changing("client.policy.decided", policy=OTHER), "policy"),
+        (changing("client.policy.decided", contract=OTHER), "policy"),
+        (dropping("client.receipt.issued"), "receipts"),
+        (changing("client.receipt.issued", contract=OTHER), "receipts"),
+        (changing("client.receipt.issued", schema=OTHER), "receipts"),
+        (dropping("client.budget.charged"), "budget"),
+        (dropping("client.budget.reserved"), "budget"),
+        (dropping("client.run.settled"), "budget"),
+        (changing("client.run.settled", rounds=2), "budget"),
+        (dropping("client.upload.sent"), "budget"),
+        (changing("client.upload.sent", upload=OTHER), "budget"),
+        (changing("client.run.settled", epsilon="0.1"), "epsilon"),
+        (changing("client.budget.charged", epsilon="0.1"), "epsilon"),
+        (dropping("helper.mask-sum.answered"), "one-sum-per-upload"),
+        (changing("helper.mask-sum.answered", answer=OTHER), "one-sum-per-upload"),
+        (changing("client.model.checked", model=OTHER), "model-chain"),
+        (changing("leader.round.started", LEADER, model=OTHER), "model-chain"),
+        (changing("leader.model.released", LEADER, model=OTHER), "model-chain"),
+        (changing("leader.aggregate.computed", LEADER, sum=OTHER), "model-chain"),
+        (changing("leader.aggregate.computed", LEADER, cohort=OTHER), "cohort"),
+        (changing("client.offer.received", job=OTHER), "same-job"),
+        (changing("client.offer.received", code=OTHER), "same-job"),
+        (changing("client.offer.received", leader=NORTH), "same-job"),
+        (dropping("client.offer.received"), "same-job"),
+        (changing("leader.run.offered", LEADER, plan=OTHER), "same-job"),
+        (dropping("client.run.closed"), "log-inclusion"),
+    ],
+)
+def test_a_lie_in_a_log_fails_its_claim(edit, claim: str) -> None:
+    report = verify(SyntheticRun(edit=edit).play())
+    assert claim in failed(report), str(report)
+    assert report.exit_code == 1
+
+
+def test_an_honest_run_fails_nothing(honest) -> None:
+    assert failed(verify(honest)) == set()
+
+
+def test_a_dropped_event_fails_log_inclusion(honest) -> None:
+    name = layout.events(EAST)
+    lines = honest.writer.members[name].splitlines(keepends=True)
+    for dropped in range(len(lines)):
+        forged = b"".join(lines[:dropped] + lines[dropped + 1 :])
+        report = verify(honest, {**honest.writer.members, name: forged})
+        assert failed(report) == {"log-inclusion"}, str(report)
+
+
+def test_swapped_logs_fail(honest) -> None:
+    members = honest.writer.members
+    for name in (layout.events, layout.checkpoint):
+        members[name(EAST)], members[name(NORTH)] = members[name(NORTH)], members[name(EAST)]
+    assert failed(verify(honest, members)) == {"authenticity", "log-inclusion"}
+
+
+def test_events_of_one_party_under_the_checkpoint_of_another_fail(honest) -> None:
+    members = honest.writer.members
+    members[layout.events(EAST)] = members[layout.events(NORTH)]
+    assert failed(verify(honest, members)) == {"log-inclusion"}
+
+
+def test_a_log_of_a_stranger_fails(honest) -> None:
+    members = {**honest.writer.members, "logs/stranger.jsonl": b""}
+    assert failed(verify(honest, members)) == {"log-inclusion"}
+
+
+def test_a_cohort_below_the_minimum_fails() -> None:
+    run = SyntheticRun().begin().round(1).round(2, members=SITES[:3]).round(3).close()
+    assert failed(verify(run)) == {"cohort"}
+
+
+def test_a_helper_that_answered_for_another_cohort_fails() -> None:
+    run = SyntheticRun(min_cohort=3).begin().round(1, answers={EAST: SITES[:3]})
+    assert failed(verify(run.round(2).round(3).close())) == {"cohort"}
+
+
+def test_a_second_answer_fails() -> None:
+    run = SyntheticRun().begin().round(1).round(2)
+    view = run.writer.members
+    assert layout.mask_sum(2, EAST) in view
+    upload = run.sign(EAST, "client", _upload_body(run), 2)
+    run.answer(EAST, 2, digest(b"context"), [upload], shown=False)
+    assert failed(verify(run.round(3).close())) == {"one-sum-per-upload"}
+
+
+def _upload_body(run: SyntheticRun):
+    from tacit.wire.messages import Upload, Vector
+
+    return Upload(digest(b"context"), (), Vector(0, ()))
+
+
+def test_an_upload_in_two_sums_fails() -> None:
+    cohorts: list[list[str]] = []
+
+    def edit(party, event):
+        if event["type"] == "leader.cohort.fixed":
+            cohorts.append(event["uploads"])
+            if len(cohorts) == 2:
+                return {**event, "uploads": [cohorts[0][0], *event["uploads"][1:]]}
+        return event
+
+    assert "one-sum-per-upload" in failed(verify(SyntheticRun(edit=edit).play()))
+
+
+def test_an_upload_for_another_model_fails() -> None:
+    run = SyntheticRun().begin().round(1).round(2, model=digest(b"crafted")).round(3).close()
+    assert failed(verify(run)) == {"cohort", "model-chain"}
+
+
+def test_another_released_model_fails() -> None:
+    run = SyntheticRun().begin().round(1).round(2).round(3)
+    run.close(released=np.array([0.0, 0.0, 1.0]))
+    assert failed(verify(run)) == {"model-chain"}
+
+
+@pytest.mark.parametrize("name", [layout.INITIAL, layout.aggregate(2), layout.FINAL])
+def test_a_changed_model_file_fails_the_chain_even_if_signed(honest, name: str) -> None:
+    content = bytearray(honest.writer.members[name])
+    content[-8] ^= 1
+    report = verify(honest, {**honest.writer.members, name: bytes(content)})
+    assert failed(report) == {"model-chain"}, str(report)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64])
+def test_a_malformed_model_file_fails_the_chain(honest, content: bytes) -> None:
+    for name in (layout.INITIAL, layout.aggregate(1), layout.FINAL):
+        report = verify(honest, {**honest.writer.members, name: content})
+        assert "model-chain" in failed(report), name
+
+
+@pytest.mark.parametrize(
+    ("name", "claim"),
+    [
+        (layout.key(2, EAST), "cohort"),
+        (layout.mask_sum(2, EAST), "cohort"),
+        (layout.upload(2, EAST), "cohort"),
+        (layout.accept(EAST), "policy"),
+        (layout.OFFER, "same-job"),
+        (layout.INITIAL, "model-chain"),
+        (layout.FINAL, "model-chain"),
+    ],
+)
+def test_what_is_left_out_is_not_proven(honest, name: str, claim: str) -> None:
+    members = {other: data for other, data in honest.writer.members.items() if other != name}
+    report = verify(honest, members)
+    assert report.claim(claim).status is Status.NOT_PROVEN, str(report)
+    assert report.exit_code == 2
+
+
+def test_a_message_in_another_place_fails(honest) -> None:
+    members = honest.writer.members
+    members[layout.upload(3, EAST)] = members[layout.upload(2, EAST)]
+    assert "same-job" in failed(verify(honest, members))
+
+
+def test_a_message_of_another_run_fails(honest) -> None:
+    other = SyntheticRun(min_cohort=3).begin().round(1)
+    members = honest.writer.members
+    members[layout.upload(1, EAST)] = other.writer.members[layout.upload(1, EAST)]
+    assert "same-job" in failed(verify(honest, members))
+
+
+def test_another_job_file_fails(honest) -> None:
+    members = {**honest.writer.members, layout.JOB: b"{}"}
+    assert failed(verify(honest, members)) == {"same-job"}

@@ -1,0 +1,87 @@
+"""``trust.json``: read back as written, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tacit.errors import ConfigError
+from tacit.evidence.report import CLAIMS, default_required
+from tacit.evidence.trust import Trust
+from tacit.testing.entropy import SeededEntropy
+from tacit.trust.identity import Identity
+from tacit.trust.roster import Member, Roster
+from tacit.types import PartyName
+
+
+def roster() -> Roster:
+    return Roster(
+        "demo",
+        tuple(
+            Member(
+                PartyName(name),
+                name,
+                "eu",
+                ("client", "helper"),
+                Identity.generate(SeededEntropy(name)).public_key,
+            )
+            for name in ("north", "south")
+        ),
+    )
+
+
+def test_round_trip(tmp_path) -> None:
+    path = tmp_path / "trust.json"
+    trust = Trust.of(roster(), ("authenticity", "epsilon"))
+    trust.write(path)
+    assert Trust.load(path) == trust
+    assert Trust.of(roster()).required == set(CLAIMS)
+    record = json.loads(path.read_text())
+    assert record.keys() == {"version", "federation", "roster", "members", "required"}
+    assert record["roster"] == roster().digest.hex()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record.update(version=2),
+        lambda record: record.update(roster="00" * 32),
+        lambda record: record.update(federation="other"),
+        lambda record: record.update(required=["everything"]),
+        lambda record: record.update(required=None),
+        lambda record: record.update(unknown=1),
+        lambda record: record.pop("members"),
+        lambda record: record["members"].pop("north"),
+        lambda record: record["members"]["north"].update(key="00" * 32),
+        lambda record: record["members"]["north"].update(key="no key"),
+        lambda record: record["members"]["north"].update(roles=["leader"]),
+        lambda record: record["members"]["north"].update(unknown=1),
+    ],
+)
+def test_anything_else_is_refused(tmp_path, change) -> None:
+    path = tmp_path / "trust.json"
+    record = Trust.of(roster()).to_record()
+    change(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="trust"):
+        Trust.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"null"])
+def test_what_is_not_a_trust_file(tmp_path, content: bytes) -> None:
+    path = tmp_path / "trust.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        Trust.load(path)
+
+
+def test_missing_file(tmp_path) -> None:
+    with pytest.raises(ConfigError):
+        Trust.load(tmp_path / "trust.json")
+
+
+def test_default_requirements_follow_what_a_run_can_prove() -> None:
+    assert default_required(masked=True, private=True) == CLAIMS
+    assert "epsilon" not in default_required(masked=True, private=False)
+    assert "one-sum-per-upload" not in default_required(masked=False, private=False)
