@@ -89,7 +89,8 @@ def decode(kind: type[MessageT], data: bytes, limit: int) -> MessageT:
     except Exception as error:
         raise DecodeError("wire.syntax", f"{kind.__name__}: not valid CBOR") from error
     message: MessageT = _validate(kind, plain)
-    if cbor2.dumps(_to_plain(message), canonical=True) != bytes(data):
+    # ``plain`` maps one to one to the message, so that its encoding is the message's.
+    if cbor2.dumps(plain, canonical=True) != bytes(data):
         raise DecodeError("wire.not-canonical", f"{kind.__name__}: not the canonical encoding")
     return message
 
@@ -142,13 +143,21 @@ def _head(data: bytes, position: int) -> tuple[int, int, int]:
 
 
 def _to_plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: _to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
-    if isinstance(value, tuple):
+    kind: Any = type(value)
+    if kind in (bytes, str, int, bool):
+        return value
+    names = _field_names(kind)
+    if names:
+        return {name: _to_plain(getattr(value, name)) for name in names}
+    if kind is tuple:
         return [_to_plain(item) for item in value]
     return value
+
+
+@functools.cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    """The fields of a message class; none for anything else."""
+    return tuple(f.name for f in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
 
 
 def _validate(kind: Any, plain: Any) -> Any:

@@ -1,0 +1,113 @@
+"""``tacit check``: everything that would stop a run, found before anything is sent or spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tacit.errors import TacitError
+from tacit.party.job import JobSpec
+from tacit.party.terms import Terms
+from tacit.session import Federation
+from tacit.show import console, table
+
+__all__ = ["CheckResult", "SiteResult", "check_job", "show_check"]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteResult:
+    """What one site would answer."""
+
+    site: str
+    rows: int
+    removed: tuple[str, ...]
+    rules: tuple[str, ...]
+    error: TacitError | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The run's price and every site's answer."""
+
+    terms: Terms
+    sites: tuple[SiteResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every site would take part."""
+        return all(site.error is None for site in self.sites)
+
+    def record(self) -> dict[str, Any]:
+        """For scripts."""
+        plan = self.terms.plan
+        private = plan.unit != "none"
+        return {
+            "job": self.terms.job.name,
+            "passed": self.passed,
+            "epsilon": repr(plan.epsilon()) if private else None,
+            "delta": repr(plan.delta) if private else None,
+            "rounds": plan.rounds,
+            "dimension": self.terms.manifest.dimension,
+            "sites": [
+                {
+                    "site": site.site,
+                    "rows": site.rows,
+                    "removed": list(site.removed),
+                    "rules": list(site.rules),
+                    "error": site.error.diagnostics() if site.error else None,
+                }
+                for site in self.sites
+            ],
+        }
+
+
+def check_job(job: JobSpec, base: Path, sites: Sequence[Path]) -> CheckResult:
+    """Opens everything, builds an offer and asks every site; sends and records nothing.
+
+    Raises:
+        ConfigError: Job, federation, evaluation set or a site folder is wrong.
+    """
+    opened = Federation.open(job, base, sites)
+    _, terms = opened.offer()
+    results = []
+    for name, site in sorted(opened.sites.items()):
+        try:
+            found = site.examine(terms)
+            found.decision.require()
+        except TacitError as error:
+            results.append(SiteResult(site=name, rows=0, removed=(), rules=(), error=error))
+            continue
+        removed = tuple(column.name for column in found.receipt.removed())
+        results.append(SiteResult(name, found.receipt.rows, removed, found.decision.rules, None))
+    return CheckResult(terms=terms, sites=tuple(results))
+
+
+def show_check(result: CheckResult) -> None:
+    """The result for people: one line a site, then the price of the run."""
+    out = console()
+    rows = [
+        (
+            site.site,
+            "would take part" if site.error is None else "refuses",
+            str(site.rows) if site.error is None else "-",
+            ", ".join(site.rules) or "-",
+            ", ".join(site.removed) or "-",
+        )
+        for site in result.sites
+    ]
+    columns = ("site", "answer", "records", "rule", "removed by the contract")
+    out.print(table(f"Job '{result.terms.job.name}'", columns, rows))
+    for site in result.sites:
+        if site.error is not None:
+            out.print(f"[bold red]{site.site}:[/] {site.error.message}")
+            out.print(f"  remedy: {site.error.remedy}" if site.error.remedy else "")
+    plan = result.terms.plan
+    if plan.unit == "none":
+        out.print("[bold yellow]no differential privacy: epsilon is infinite[/]")
+        return
+    out.print(
+        f"price of the run: epsilon {plan.epsilon():.4f} at delta {plan.delta:g} per site, against "
+        f"outsiders, the leader and any {plan.max_colluding} colluding helper(s)"
+    )

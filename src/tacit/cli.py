@@ -1,0 +1,190 @@
+"""The command line. Exit codes: 0 done, 1 refused or failed, 2 not proven, 64 usage, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tacit import __version__
+from tacit.errors import ConfigError, TacitError
+
+__all__ = ["main"]
+
+FAILED, USAGE, INTERRUPTED = 1, 64, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors exit with 64, so that 2 can mean NOT PROVEN."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except TacitError as error:
+        return _report(error, as_json=options.json)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return FAILED
+    return code
+
+
+def _report(error: TacitError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(error.diagnostics(), indent=2))
+    else:
+        from tacit.show import show_error  # noqa: PLC0415
+
+        show_error(error)
+    return INTERRUPTED if error.code == "run.interrupted" else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tacit", description="Privacy-first federated learning with evidence built in."
+    )
+    parser.add_argument("--version", action="version", version=f"tacit {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", _demo, "four hospitals train together; everything is shown")
+    demo.add_argument("--data", choices=("hospitals", "digits"), default="hospitals")
+    demo.add_argument("--out", type=Path, help="folder for the results (default: runs/demo-*)")
+
+    init = _command(commands, "init", _init, "write an example federation that runs at once")
+    init.add_argument("folder", type=Path, help="folder to make")
+
+    check = _command(commands, "check", _check, "check job, sites, data, policies and budgets")
+    _add_job(check)
+
+    run = _command(commands, "run", _run, "run a job on the embedded engine")
+    _add_job(run)
+    run.add_argument("--out", type=Path, help="folder for the result (default: runs/ID)")
+    run.add_argument("--resume", type=Path, metavar="RUN", help="continue a killed run's folder")
+
+    verify = _command(commands, "verify", _verify, "verify an evidence bundle offline")
+    verify.add_argument("bundle", type=Path)
+    verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
+
+    budget = _command(commands, "budget", _budget, "show what a site's budget has spent")
+    budget.add_argument("sites", type=Path, nargs="*", help="site folders (default: sites/*)")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job", type=Path, nargs="?", default=Path("job.toml"))
+    parser.add_argument(
+        "--sites", type=Path, nargs="+", help="site folders (default: sites/* beside the job)"
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from tacit.demo.show import run_demo  # noqa: PLC0415
+
+    return run_demo(options.data, options.out, as_json=options.json)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from tacit.demo import hospitals  # noqa: PLC0415
+
+    job = hospitals.write_federation(options.folder, hospitals.split(0))
+    if options.json:
+        print(json.dumps({"job": str(job)}))
+        return 0
+    print(f"wrote an example federation of four hospitals to {options.folder}")
+    print(
+        "(real measurements, bundled with scikit-learn; names and other identities are synthetic)"
+    )
+    print(f"next: cd {options.folder} && tacit check && tacit run")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tacit.api import Job, default_sites  # noqa: PLC0415
+    from tacit.check import check_job, show_check  # noqa: PLC0415
+
+    job = Job.load(options.job)
+    sites = options.sites if options.sites is not None else default_sites(job.folder)
+    result = check_job(job.spec, job.folder, sites)
+    if options.json:
+        print(json.dumps(result.record(), indent=2))
+    else:
+        show_check(result)
+    return 0 if result.passed else FAILED
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tacit.api import Job, resume, train  # noqa: PLC0415
+    from tacit.show import show_run  # noqa: PLC0415
+
+    if options.resume is not None:
+        run = resume(options.resume, quiet=options.json)
+    else:
+        run = train(Job.load(options.job), options.sites, out=options.out, quiet=options.json)
+    if options.json:
+        print(json.dumps(run.outcome.record(), indent=2))
+    else:
+        show_run(run.outcome)
+    if run.complete:
+        return 0
+    failure = run.outcome.failure
+    if failure is None:
+        return FAILED
+    if options.json:
+        return INTERRUPTED if failure.code == "run.interrupted" else FAILED
+    return _report(failure, as_json=False)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from tacit.api import verify  # noqa: PLC0415
+    from tacit.show import show_report  # noqa: PLC0415
+
+    report = verify(options.bundle, options.trust)
+    if options.json:
+        print(report.to_json())
+    else:
+        show_report(report, options.bundle)
+    return report.exit_code
+
+
+def _budget(options: argparse.Namespace) -> int:
+    from tacit.api import default_sites  # noqa: PLC0415
+    from tacit.engine.folder import read_budget  # noqa: PLC0415
+    from tacit.show import show_budgets  # noqa: PLC0415
+
+    paths = options.sites or default_sites(Path())
+    if not paths:
+        raise ConfigError(
+            "site.none",
+            "no site folder was found in sites/",
+            remedy="name the site folders, for example 'tacit budget sites/north'",
+        )
+    budgets = [read_budget(path) for path in paths]
+    if options.json:
+        print(json.dumps([budget.record() for budget in budgets], indent=2))
+    else:
+        show_budgets(budgets)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Engines: thin adapters that move bytes between sans-IO parties."""

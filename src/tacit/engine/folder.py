@@ -1,0 +1,228 @@
+"""Federations, coordinators and sites as folders on disk, opened as parties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tacit.config import load_toml
+from tacit.connect import SanitisedBatch, read
+from tacit.engine.store import SqliteStore
+from tacit.errors import ConfigError
+from tacit.files import read_limited
+from tacit.learn.code import LoadedModel
+from tacit.party.base import Ports
+from tacit.party.config import SiteConfig
+from tacit.party.helper import Helper
+from tacit.party.job import JobSpec
+from tacit.party.site import Site, SiteSetup
+from tacit.policy.cedar import Policy
+from tacit.policy.contract import Contract
+from tacit.policy.schema import Schema
+from tacit.privacy.budget import Budget, Entry, Spent
+from tacit.trust.identity import Identity, OsEntropy
+from tacit.trust.roster import Roster
+from tacit.trust.sealing import HpkeSealing
+from tacit.types import Entropy, PartyName, Sealing
+
+__all__ = [
+    "FolderSource",
+    "SiteBudget",
+    "SiteFolder",
+    "World",
+    "coordinator_ports",
+    "read_budget",
+]
+
+TOKEN_KEY_BYTES = 32
+STATE = Path("state") / "tacit.db"
+LoadModel = Callable[[JobSpec, Schema], LoadedModel]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Where parties get entropy and sealing from; tests pass their own."""
+
+    entropy: Callable[[PartyName], Entropy]
+    sealing: Callable[[PartyName], Sealing]
+
+    @classmethod
+    def real(cls) -> World:
+        """The operating system's generator and HPKE."""
+        return cls(entropy=lambda _: OsEntropy(), sealing=lambda _: HpkeSealing())
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A data set in a folder: its contract and how to read it."""
+
+    contract: Contract
+    base: Path
+    token_key: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"FolderSource({self.contract.name!r}, {self.base})"
+
+    def read(self) -> SanitisedBatch:
+        """All rows, redacted and checked."""
+        return read(self.contract, self.base, self.token_key)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteFolder:
+    """A site as its operator keeps it: ``site.toml``, ``contracts``, ``policies``, ``keys``, ``state``."""
+
+    path: Path
+    config: SiteConfig
+    policy: Policy
+    sources: dict[str, FolderSource]
+
+    @classmethod
+    def load(cls, path: Path) -> SiteFolder:
+        """Reads and validates a site folder; no key and no data is opened.
+
+        Raises:
+            ConfigError: Names file, key and remedy.
+        """
+        if not path.is_dir():
+            raise _not_a_site(path)
+        config = load_toml(path / "site.toml", SiteConfig)
+        key_path = path / "keys" / "token.key"
+        token_key = _token_key(key_path) if key_path.exists() else None
+        sources: dict[str, FolderSource] = {}
+        for file in sorted((path / "contracts").glob("*.toml")):
+            contract = Contract.load(file)
+            if contract.name in sources:
+                raise ConfigError(
+                    "site.two-contracts",
+                    f"{file}: a second contract is named '{contract.name}'",
+                    remedy="give every contract of a site its own name",
+                    file=str(file),
+                )
+            sources[contract.name] = FolderSource(contract, path, token_key)
+        return cls(path=path, config=config, policy=Policy.load(path / "policies"), sources=sources)
+
+    @property
+    def name(self) -> PartyName:
+        """The site's name in the roster."""
+        return PartyName(self.config.name)
+
+    def parties(
+        self, roster: Roster, load_model: LoadModel, world: World, *, pinned: bool = True
+    ) -> tuple[Site, Helper]:
+        """The site and its helper, over one identity, store and log.
+
+        Raises:
+            ConfigError: The identity key is missing, readable by others, or not the roster's.
+            LedgerError: The stored log was tampered with.
+        """
+        ports = _ports(self.path, self.name, roster, world)
+        setup = SiteSetup(
+            config=self.config,
+            policy=self.policy,
+            sources=self.sources,
+            load_model=load_model,
+            code_pinned=pinned,
+        )
+        return Site(self.name, roster, ports, setup), Helper(self.name, roster, ports)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteBudget:
+    """The state of a site's budget, for its operator."""
+
+    site: str
+    spent: Spent
+    entries: tuple[Entry, ...]
+
+    def record(self) -> dict[str, Any]:
+        """For scripts; amounts as decimal text."""
+        spent = self.spent
+        return {
+            "site": self.site,
+            "epsilon": {
+                "spent": str(spent.epsilon),
+                "reserved": str(spent.reserved_epsilon),
+                "limit": str(spent.epsilon_limit),
+            },
+            "delta": {
+                "spent": str(spent.delta),
+                "reserved": str(spent.reserved_delta),
+                "limit": str(spent.delta_limit),
+            },
+            "runs": [
+                {
+                    "run": entry.run,
+                    "epsilon": str(entry.charged),
+                    "reserved": str(entry.epsilon),
+                    "open": entry.open,
+                }
+                for entry in self.entries
+            ],
+        }
+
+
+def read_budget(path: Path) -> SiteBudget:
+    """The budget of a site folder.
+
+    Raises:
+        ConfigError: Not a site folder.
+    """
+    if not path.is_dir():
+        raise _not_a_site(path)
+    config = load_toml(path / "site.toml", SiteConfig)
+    limit = config.budget
+    store = SqliteStore(path / STATE)
+    try:
+        budget = Budget(store, limit.epsilon, limit.delta)
+        return SiteBudget(site=config.name, spent=budget.spent(), entries=budget.entries())
+    finally:
+        store.close()
+
+
+def coordinator_ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
+    """The coordinator's ports over its folder."""
+    return _ports(path, name, roster, world)
+
+
+def _ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
+    identity = Identity.load(path / "keys" / "identity.key")
+    if roster.member(name).key != identity.public_key:
+        raise ConfigError(
+            "site.identity",
+            f"{path}/keys/identity.key is not the key that the roster lists for '{name}'",
+            remedy="restore the key, or have every operator sign a new federation.toml",
+            file=str(path / "keys" / "identity.key"),
+        )
+    store = SqliteStore(path / STATE)
+    return Ports.of(
+        name,
+        roster,
+        entropy=world.entropy(name),
+        signer=identity,
+        sealing=world.sealing(name),
+        store=store,
+    )
+
+
+def _not_a_site(path: Path) -> ConfigError:
+    return ConfigError(
+        "site.missing",
+        f"{path} is not a site folder",
+        remedy="pass the folders that hold site.toml, or run 'tacit init' for an example",
+        file=str(path),
+    )
+
+
+def _token_key(path: Path) -> bytes:
+    key = read_limited(path, TOKEN_KEY_BYTES)
+    if len(key) != TOKEN_KEY_BYTES:
+        raise ConfigError(
+            "site.token-key",
+            f"{path} must hold exactly {TOKEN_KEY_BYTES} bytes",
+            remedy="restore it from a backup; a new key makes new tokens",
+            file=str(path),
+        )
+    return key

@@ -1,0 +1,117 @@
+"""The durable state of a party: one SQLite file.
+
+STRICT table, write-ahead log, ``synchronous = FULL``: a committed transaction survives a crash of the
+process and of the machine. The file is created with mode 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from tacit.errors import LocalProtocolError, TransportError
+
+__all__ = ["SqliteStore"]
+
+BUSY_TIMEOUT_S = 10.0
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (
+    space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (space, key)
+) STRICT, WITHOUT ROWID
+"""
+
+
+class SqliteStore:
+    """Implements ``types.Store``.
+
+    Args:
+        path: The file; its folder is made if need be.
+
+    Raises:
+        TransportError: The file cannot be opened, or is not a Tacit state file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._depth = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(
+                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise self._broken(error) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One atomic unit of work; nested blocks join the outer one, undoing their own part only."""
+        depth = self._depth
+        self._execute(f"SAVEPOINT level{depth}" if depth else "BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._depth = depth
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(f"ROLLBACK TO level{depth}" if depth else "ROLLBACK")
+            raise
+        self._depth = depth
+        self._execute(f"RELEASE level{depth}" if depth else "COMMIT")
+
+    def get(self, space: str, key: str) -> bytes | None:
+        """The value, or None."""
+        row = self._execute(
+            "SELECT value FROM state WHERE space = ? AND key = ?", (space, key)
+        ).fetchone()
+        return bytes(row[0]) if row is not None else None
+
+    def put(self, space: str, key: str, value: bytes) -> None:
+        """Writes one value.
+
+        Raises:
+            LocalProtocolError: Outside a transaction.
+            TransportError: The medium refused the write.
+        """
+        self._require_transaction()
+        self._execute("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", (space, key, value))
+
+    def delete(self, space: str, key: str) -> None:
+        """Removes one value, if present."""
+        self._require_transaction()
+        self._execute("DELETE FROM state WHERE space = ? AND key = ?", (space, key))
+
+    def items(self, space: str) -> Iterator[tuple[str, bytes]]:
+        """All pairs of a space in key order."""
+        rows = self._execute(
+            "SELECT key, value FROM state WHERE space = ? ORDER BY key", (space,)
+        ).fetchall()
+        return iter((str(key), bytes(value)) for key, value in rows)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._db.close()
+
+    def _require_transaction(self) -> None:
+        if self._depth == 0:
+            raise LocalProtocolError("store.no-transaction", "a write outside a transaction")
+
+    def _execute(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> TransportError:
+        return TransportError(
+            "store.io",
+            f"state file {self._path}: {error}",
+            remedy="check space, permissions, and that no other process holds it; then try again",
+            file=str(self._path),
+        )

@@ -1,0 +1,1 @@
+"""Coordinator, Site and Helper: the floors below, composed into sans-IO parties."""

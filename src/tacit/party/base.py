@@ -1,0 +1,225 @@
+"""What all parties share: ports, log, signing and opening of messages, and durable state of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tacit.errors import RemoteProtocolError
+from tacit.ledger.log import Log, log_origin
+from tacit.party.terms import Terms
+from tacit.trust.roster import Roster
+from tacit.types import Digest, Entropy, Milliseconds, PartyName, Role, Sealing, Signer, Store
+from tacit.wire.envelope import (
+    Address,
+    Channel,
+    Envelope,
+    Received,
+    open_message,
+    sign_message,
+    split_chunks,
+)
+from tacit.wire.messages import MAX_SIGNED, Record
+
+__all__ = ["Party", "Ports", "RunState", "pack", "unpack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a party needs from the world."""
+
+    entropy: Entropy
+    signer: Signer
+    sealing: Sealing
+    store: Store
+    log: Log
+
+    @classmethod
+    def of(
+        cls,
+        party: PartyName,
+        roster: Roster,
+        *,
+        entropy: Entropy,
+        signer: Signer,
+        sealing: Sealing,
+        store: Store,
+    ) -> Ports:
+        """Ports with the party's log over its store.
+
+        Raises:
+            LedgerError: The stored log was tampered with.
+        """
+        log = Log(store, log_origin(roster.federation, party), signer)
+        return cls(entropy=entropy, signer=signer, sealing=sealing, store=store, log=log)
+
+
+class RunState:
+    """The durable values of one run at one party: small typed reads and writes over the store."""
+
+    def __init__(self, store: Store, role: Role, run: str) -> None:
+        self._store = store
+        self._space = f"{role}/{run}"
+
+    def get(self, key: str) -> bytes | None:
+        """The value, or None."""
+        return self._store.get(self._space, key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Writes a value, inside a transaction."""
+        self._store.put(self._space, key, value)
+
+    def delete(self, key: str) -> None:
+        """Removes a value, inside a transaction."""
+        self._store.delete(self._space, key)
+
+    def number(self, key: str) -> int:
+        """An integer; 0 when absent."""
+        value = self.get(key)
+        return int(value) if value is not None else 0
+
+    def put_number(self, key: str, value: int) -> None:
+        """Writes an integer, inside a transaction."""
+        self.put(key, str(value).encode())
+
+    def items(self, prefix: str) -> list[tuple[str, bytes]]:
+        """All pairs whose key begins with ``prefix``, without it, in key order."""
+        return [
+            (key.removeprefix(prefix), value)
+            for key, value in self._store.items(self._space)
+            if key.startswith(prefix)
+        ]
+
+
+class Party:
+    """Signing, opening and logging under one address.
+
+    Args:
+        address: Who this is, in which role.
+        roster: The pinned roster.
+        ports: The world.
+    """
+
+    def __init__(self, address: Address, roster: Roster, ports: Ports) -> None:
+        self.address = address
+        self.roster = roster
+        self.ports = ports
+        self._terms: dict[str, Terms] = {}
+
+    def state(self, run: str) -> RunState:
+        """The durable values of a run in this role."""
+        return RunState(self.ports.store, self.address.role, run)
+
+    def known_terms(self, run: str) -> Terms | None:
+        """The terms of a run whose offer this party stored; None for an unknown run."""
+        terms = self._terms.get(run)
+        if terms is None:
+            raw = self.state(run).get("offer")
+            if raw is None:
+                return None
+            terms = self._terms[run] = Terms.of(self.open(raw).body, self.roster)
+        return terms
+
+    def open(self, raw: bytes, chunks: tuple[bytes, ...] = (), *, limit: int = 0) -> Received:
+        """Opens a message that must be addressed to this party.
+
+        Raises:
+            DecodeError: Not a valid message.
+            SignatureError: Not signed by the sender that it names.
+            RemoteProtocolError: Addressed to somebody else.
+        """
+        received = self.open_copy(raw, chunks, limit=limit)
+        if received.header.receiver != str(self.address):
+            raise RemoteProtocolError(
+                "message.receiver",
+                f"{received.sender} sent {self.address} a message for {received.header.receiver}",
+                party=received.sender.party,
+            )
+        return received
+
+    def open_copy(self, raw: bytes, chunks: tuple[bytes, ...] = (), *, limit: int = 0) -> Received:
+        """Opens a signed message whoever it is addressed to."""
+        if limit:
+            return open_message(raw, self.roster.authenticate, limit=limit, chunks=chunks)
+        return open_message(raw, self.roster.authenticate, chunks=chunks)
+
+    def open_signed(self, raw: bytes, terms: Terms, kind: type, role: Role) -> Received:
+        """Opens a message that another one carries; it must belong to the same run.
+
+        Raises:
+            DecodeError, SignatureError: As ``open``.
+            RemoteProtocolError: Another run, job, kind of message or role.
+        """
+        received = self.open_copy(raw, limit=MAX_SIGNED)
+        header = received.header
+        expected = (terms.run, terms.manifest.roster, terms.manifest.job)
+        if (
+            (header.run, header.roster, header.job) != expected
+            or not isinstance(received.body, kind)
+            or received.sender.role != role
+        ):
+            raise RemoteProtocolError(
+                "message.carried",
+                f"a message of {received.sender} was carried into another place than it was made for",
+                party=received.sender.party,
+            )
+        return received
+
+    def send(
+        self,
+        terms: Terms,
+        receiver: Address,
+        body: Any,
+        *,
+        round_number: int = 0,
+        chunks: tuple[bytes, ...] = (),
+    ) -> Envelope:
+        """Signs ``body`` for ``receiver``."""
+        channel = Channel(
+            run=terms.run,
+            roster=Digest(terms.manifest.roster),
+            job=Digest(terms.manifest.job),
+            sender=self.address,
+            signer=self.ports.signer,
+        )
+        return sign_message(channel, receiver, body, round_number=round_number, chunks=chunks)
+
+    def leader(self, terms: Terms) -> Address:
+        """The address of the run's leader."""
+        return Address(PartyName(terms.manifest.leader), "leader")
+
+    def log(self, terms: Terms, now: Milliseconds, kind: str, **fields: Any) -> None:
+        """Appends an event of the run, inside a transaction."""
+        event = {"type": kind, "role": self.address.role, "run": terms.run_id, **fields}
+        self.ports.log.append(event, now)
+
+    def record(self, terms: Terms) -> Envelope:
+        """The party's events of the run and its signed checkpoint, for the leader's bundle."""
+        checkpoint = self.ports.log.checkpoint()
+        events = self.ports.log.record(terms.run_id)
+        vector, chunks = split_chunks(events, len(events))
+        return self.send(
+            terms,
+            self.leader(terms),
+            Record(checkpoint=checkpoint, events=vector),
+            chunks=chunks,
+        )
+
+
+def pack(envelope: Envelope) -> bytes:
+    """An envelope as bytes, for storage."""
+    lengths = [len(envelope.message), *(len(chunk) for chunk in envelope.chunks)]
+    head = b"".join(length.to_bytes(8, "big") for length in [len(lengths), *lengths])
+    return head + envelope.message + b"".join(envelope.chunks)
+
+
+def unpack(data: bytes, receiver: Address) -> Envelope:
+    """Reads what ``pack`` wrote."""
+    count = int.from_bytes(data[:8], "big")
+    lengths = [int.from_bytes(data[8 * i : 8 * i + 8], "big") for i in range(1, count + 1)]
+    parts = []
+    start = 8 * (count + 1)
+    for length in lengths:
+        parts.append(data[start : start + length])
+        start += length
+    return Envelope(receiver=receiver, message=parts[0], chunks=tuple(parts[1:]))

@@ -1,0 +1,55 @@
+"""``site.toml``: what a site operator sets once, beside contracts and policies."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tacit.config import Table
+
+__all__ = ["SiteConfig"]
+
+
+class BudgetLimit(Table):
+    """``[budget]``: lifetime limits of the site's data; epsilons and deltas of jobs add up."""
+
+    epsilon: float = Field(gt=0, le=1000, description="Lifetime epsilon of the site.")
+    delta: float = Field(gt=0, lt=1, description="Lifetime delta of the site.")
+    allow_without_dp: bool = Field(
+        default=False,
+        description="Whether runs without differential privacy, whose epsilon is infinite, may use "
+        "this data (public data only).",
+    )
+
+
+class Limits(Table):
+    """``[limits]``: what the site tolerates of a run."""
+
+    max_uncompleted_rounds: int = Field(
+        default=3,
+        ge=0,
+        description="Charged rounds without a result before the site stops taking part.",
+    )
+    max_colluding_helpers: int = Field(
+        default=1,
+        ge=0,
+        description="Helpers that may collude; a run must have more helpers than that.",
+    )
+    require_own_helper: bool = Field(
+        default=True,
+        description="Whether this site must be a helper itself, so that it trusts no other.",
+    )
+
+
+class SiteConfig(Table):
+    """A site file."""
+
+    version: Literal[1] = Field(description="Version of the file format.")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="Name of the site in the roster."
+    )
+    operator: str = Field(min_length=1, max_length=128, description="Who operates the site.")
+    region: str = Field(min_length=1, max_length=64, description="Where data and training stay.")
+    budget: BudgetLimit
+    limits: Limits = Limits()

@@ -1,0 +1,209 @@
+"""The job: what a researcher asks for. It carries no authority; every site decides for itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import rfc8785
+from pydantic import Field, ValidationError, model_validator
+
+from tacit.config import Table, load_toml
+from tacit.errors import DecodeError
+from tacit.types import Digest
+from tacit.wire.envelope import digest
+
+__all__ = ["JobSpec"]
+
+
+class Data(Table):
+    """``[data]``: which data set of a site the job asks for."""
+
+    contract: str = Field(
+        min_length=1,
+        max_length=64,
+        description="Name of the data contract that every site must offer.",
+    )
+
+
+class Evaluation(Table):
+    """``[evaluation]``: the public test set on which metrics are computed."""
+
+    contract: str = Field(
+        min_length=1,
+        description="Path of a contract with `public = true`, relative to the job file.",
+    )
+
+
+class Privacy(Table):
+    """``[privacy]``: the guarantee that the run must give, and the mechanism's public parameters."""
+
+    unit: Literal["record", "none"] = Field(
+        default="record", description="Unit of privacy; `none` switches differential privacy off."
+    )
+    epsilon: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Epsilon of the whole run (add or remove one record).",
+    )
+    delta: float = Field(default=1e-5, gt=0, lt=1, description="Delta of the whole run.")
+    clip_norm: float = Field(
+        default=1.0,
+        gt=0,
+        description="L2 bound on one record's gradient (unit `none`: on one client's update).",
+    )
+    sampling_rate: float = Field(
+        default=0.5, gt=0, le=1, description="Poisson sampling rate of records in every round."
+    )
+    expected_records: int = Field(
+        ge=1,
+        le=2**31,
+        description="Public constant: records of all sites together (unit `none`: of the largest "
+        "site, at most); divides the sum, so it must not depend on who takes part.",
+    )
+    max_colluding: int = Field(
+        default=1,
+        ge=0,
+        description="Helpers that may pool what they know without breaking epsilon.",
+    )
+    noise: Literal["shared", "own"] = Field(
+        default="shared",
+        description="`own`: every helper adds the full noise, so epsilon holds even if all others "
+        "collude.",
+    )
+
+
+class Aggregation(Table):
+    """``[aggregation]``: how contributions are added up."""
+
+    protocol: Literal["masked", "plain"] = Field(
+        default="masked",
+        description="`masked`: nobody sees one contribution; `plain`: a baseline that every "
+        "site's policy must permit.",
+    )
+    min_cohort: int = Field(ge=1, description="Fewest sites in a sum.")
+    helpers: tuple[str, ...] | None = Field(
+        default=None, description="Roster names of the helpers; by default every site, up to eight."
+    )
+
+
+class Training(Table):
+    """``[training]``: the local computation and the server step."""
+
+    algorithm: Literal["sgd", "fedavg"] = Field(
+        default="sgd",
+        description="`sgd`: sums of clipped per-record gradients; `fedavg`: weighted updates after "
+        "local epochs (unit `none` only).",
+    )
+    optimiser: Literal["sgd", "momentum", "adam"] = Field(
+        default="momentum", description="Server step, elementwise in float64."
+    )
+    learning_rate: float = Field(default=1.0, gt=0, description="Server learning rate.")
+    momentum: float = Field(
+        default=0.9, ge=0, lt=1, description="Momentum (first moment of `adam`)."
+    )
+    average_from: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Average the iterates after this fraction of the rounds; 1.0 is off.",
+    )
+    local_epochs: int = Field(default=1, ge=1, le=1000, description="Local epochs (`fedavg`).")
+    local_batch: int = Field(default=32, ge=1, le=2**20, description="Local batch size (`fedavg`).")
+    local_learning_rate: float = Field(
+        default=0.1, gt=0, description="Local learning rate (`fedavg`)."
+    )
+    micro_batch: int = Field(
+        default=64,
+        ge=1,
+        le=2**20,
+        description="Fixed, padded number of records per gradient computation.",
+    )
+
+
+class Features(Table):
+    """``[features]``: data-independent scaling by the contract's public bounds."""
+
+    scale: Literal["linear", "log1p"] = Field(
+        default="linear", description="Scale of every feature."
+    )
+    norm: float = Field(default=1.0, gt=0, description="L2 bound of a scaled record.")
+
+
+class JobSpec(Table):
+    """A job file."""
+
+    version: Literal[1] = Field(description="Version of the file format.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="Name of the job.")
+    purpose: str = Field(
+        min_length=1, max_length=64, description="Purpose that the sites' policies decide on."
+    )
+    rounds: int = Field(ge=1, le=100_000, description="Rounds; a lost round is not repeated.")
+    model: str = Field(
+        min_length=1, description="A shipped model (`logistic`) or `file.py:Name` beside the job."
+    )
+    data: Data
+    evaluation: Evaluation
+    privacy: Privacy
+    aggregation: Aggregation
+    training: Training = Training()
+    features: Features = Features()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.training.algorithm == "fedavg" and self.privacy.unit != "none":
+            raise ValueError(
+                "training.algorithm 'fedavg' has no record-level guarantee; "
+                "use 'sgd' or privacy.unit = 'none'"
+            )
+        if self.privacy.unit == "record" and self.aggregation.protocol == "plain":
+            raise ValueError(
+                "aggregation.protocol 'plain' has no helpers to add noise; "
+                "use 'masked' or privacy.unit = 'none'"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> JobSpec:
+        """Reads a job file.
+
+        Raises:
+            ConfigError: Names the file, the key and the remedy.
+        """
+        return load_toml(path, cls)
+
+    def canonical(self) -> bytes:
+        """RFC 8785 bytes of the validated content; floats as their shortest decimal text."""
+        return rfc8785.dumps(_texts(self.model_dump(mode="python")))
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of ``canonical()``."""
+        return digest(self.canonical())
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> JobSpec:
+        """Reads what ``canonical`` wrote.
+
+        Raises:
+            DecodeError: Not the canonical form of a valid job.
+        """
+        try:
+            job = cls.model_validate(json.loads(data))
+        except (ValueError, ValidationError, RecursionError) as error:
+            raise DecodeError("job.invalid", "not a valid job") from error
+        if job.canonical() != data:
+            raise DecodeError("job.not-canonical", "not the canonical form of the job")
+        return job
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return {key: _texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_texts(item) for item in value]
+    return value

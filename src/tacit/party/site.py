@@ -1,0 +1,523 @@
+"""The site: owns data, policy, budget and training, and has the last word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tacit.connect import Receipt, SanitisedBatch
+from tacit.errors import (
+    BudgetExhausted,
+    ConfigError,
+    PolicyDenied,
+    RemoteProtocolError,
+    RoundAborted,
+    TacitError,
+)
+from tacit.learn.code import LoadedModel
+from tacit.learn.server import ServerState
+from tacit.party.base import Party, Ports, RunState, pack, unpack
+from tacit.party.chain import ModelChain
+from tacit.party.config import SiteConfig
+from tacit.party.contribute import Contribution, contribute
+from tacit.party.job import JobSpec
+from tacit.party.terms import Terms
+from tacit.party.workload import TrainingData, Workload
+from tacit.policy.cedar import UNBOUNDED_EPSILON, Decision, Policy, Request
+from tacit.policy.contract import Contract
+from tacit.policy.schema import Schema, schema_difference
+from tacit.privacy.budget import Budget
+from tacit.trust.roster import Roster
+from tacit.types import Milliseconds, PartyName
+from tacit.wire.envelope import Address, Envelope, Received, digest
+from tacit.wire.messages import Accept, Finish, Offer, Refusal, RoundAbort, RoundStart
+
+__all__ = ["DataSource", "Examination", "Site", "SiteSetup", "policy_request"]
+
+
+class DataSource(Protocol):
+    """One data set of a site: its contract, and the only way to its rows."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the data set is and what may leave it."""
+        ...
+
+    def read(self) -> SanitisedBatch:
+        """All rows, redacted and checked.
+
+        Raises:
+            ConfigError: Names file, row and column of what the contract does not allow.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSetup:
+    """What a site operator brings: configuration, policy, data sets and approved code."""
+
+    config: SiteConfig
+    policy: Policy
+    sources: Mapping[str, DataSource]
+    load_model: Callable[[JobSpec, Schema], LoadedModel]
+    code_pinned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a site would say to an offer, for its operator."""
+
+    decision: Decision
+    receipt: Receipt
+
+
+@dataclass(slots=True)
+class Live:
+    """A run in memory; rebuilt from the store and the data after a restart."""
+
+    terms: Terms
+    chain: ModelChain
+    workload: Workload
+    data: TrainingData | None = None
+
+
+class Site(Party):
+    """One site of a federation; serves any number of runs.
+
+    Args:
+        name: Its name in the roster.
+        roster: The pinned roster.
+        ports: The world.
+        setup: What the operator brings.
+
+    Guarantee:
+        Against a malicious leader: nothing leaves before policy, contract and budget allow the run
+        (test: ``tests/unit/test_party_site.py::test_nothing_leaves_when_the_policy_denies``); every
+        upload is charged before it leaves, once
+        (test: ``tests/unit/test_party_site.py::test_upload_is_charged_before_it_leaves``); no round
+        number is answered twice with different bytes
+        (test: ``tests/unit/test_party_site.py::test_one_upload_per_round``).
+    """
+
+    def __init__(self, name: PartyName, roster: Roster, ports: Ports, setup: SiteSetup) -> None:
+        super().__init__(Address(name, "client"), roster, ports)
+        self._setup = setup
+        limit = setup.config.budget
+        self.budget = Budget(ports.store, limit.epsilon, limit.delta)
+        self._runs: dict[str, Live] = {}
+        self.last_error: TacitError | None = None
+
+    def spent_on(self, run: str) -> float:
+        """Epsilon that a run has charged or, once settled, spent here."""
+        entries = [entry for entry in self.budget.entries() if entry.run == run]
+        return float(entries[0].charged) if entries else 0.0
+
+    def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
+        """Handles one message; the answers may be sent once this returns.
+
+        Raises:
+            DecodeError, SignatureError: The bytes prove no sender; nothing was changed.
+        """
+        message = self.open(envelope.message, envelope.chunks)
+        if isinstance(message.body, Offer):
+            return self._consider(message, now)
+        terms = self.known_terms(message.header.run.hex())
+        if terms is None:
+            return []
+        try:
+            return self._handle(message, terms, now)
+        except TacitError as error:
+            return self._refuse(terms, message, error, now)
+
+    def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        if message.sender != self.leader(terms) or message.header.job != terms.manifest.job:
+            raise RemoteProtocolError(
+                "message.sender",
+                f"{message.sender} does not lead this run and job",
+                party=message.sender.party,
+            )
+        if self.state(terms.run_id).number("closed"):
+            return [self.record(terms)] if isinstance(message.body, Finish) else []
+        match message.body:
+            case RoundStart():
+                return self._train(message, terms, now)
+            case RoundAbort():
+                with self.ports.store.transaction():
+                    self.log(
+                        terms, now, "round.aborted", round=message.round, code=message.body.code
+                    )
+                return []
+            case Finish():
+                return self._close(message, terms, now)
+            case _:
+                raise RemoteProtocolError("message.kind", "a client does not serve this message")
+
+    # --- the offer ---------------------------------------------------------------------------
+
+    def _consider(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        """Decides on an offer: policy first, then budget, then data."""
+        terms = Terms.of(message.body, self.roster)
+        state = self.state(terms.run_id)
+        if message.sender != self.leader(terms) or message.header.run != terms.run:
+            raise RemoteProtocolError(
+                "offer.sender", "the offer is not from its own leader", party=message.sender.party
+            )
+        if state.get("offer") is not None:
+            return []  # A run is never accepted twice.
+        with self.ports.store.transaction():
+            state.put("offer", message.raw)
+            self.log(
+                terms,
+                now,
+                "offer.received",
+                job=terms.manifest.job.hex(),
+                schema=terms.manifest.schema.hex(),
+                code=terms.manifest.code.hex(),
+                roster=terms.manifest.roster.hex(),
+                leader=terms.manifest.leader,
+            )
+        try:
+            return self._accept(terms, state, now)
+        except TacitError as error:
+            return self._refuse(terms, message, error, now)
+
+    def _accept(self, terms: Terms, state: RunState, now: Milliseconds) -> list[Envelope]:
+        self._check_limits(terms)
+        source = self._source(terms)
+        self._decide(terms, source.contract, now)
+        workload = self._workload(terms, source.contract)  # Runs model code: only after the policy.
+        self._reserve(terms, now)
+        chain = ModelChain(self, terms, workload, state)
+        try:
+            batch = source.read()
+        except TacitError:
+            with self.ports.store.transaction():
+                self.budget.settle(terms.run_id, 0.0)  # Nothing left the site.
+            raise
+        live = Live(terms=terms, chain=chain, workload=workload, data=workload.prepare(batch))
+        salt, nonce = self.ports.entropy.draw(32), self.ports.entropy.draw(32)
+        accept = Accept(
+            nonce=nonce, policy=self._setup.policy.digest, contract=source.contract.digest
+        )
+        answer = self.send(terms, self.leader(terms), accept)
+        with self.ports.store.transaction():
+            state.put("receipt-salt", salt)
+            self.log(
+                terms,
+                now,
+                "receipt.issued",
+                receipt=batch.receipt.commitment(salt).hex(),
+                contract=source.contract.digest.hex(),
+                plan=batch.receipt.plan.hex(),
+                schema=terms.manifest.schema.hex(),
+            )
+            self.log(terms, now, "offer.accepted", accept=digest(answer.message).hex())
+        self._runs[terms.run_id] = live
+        return [answer]
+
+    def _check_limits(self, terms: Terms) -> None:
+        limits = self._setup.config.limits
+        name = self.address.party
+        if name not in terms.clients:
+            raise RemoteProtocolError("offer.client", f"{name} is not a client of this run")
+        if not terms.masked:
+            return  # Only the policy can permit the baseline.
+        if limits.require_own_helper and name not in terms.helpers:
+            raise PolicyDenied(
+                "limits.own-helper",
+                f"site {name} takes part only where it is a helper itself",
+                remedy="add it to aggregation.helpers, or set limits.require_own_helper = false "
+                "in site.toml",
+            )
+        if len(terms.helpers) <= limits.max_colluding_helpers:
+            raise PolicyDenied(
+                "limits.colluding-helpers",
+                f"{len(terms.helpers)} helpers cannot outnumber the "
+                f"{limits.max_colluding_helpers} that site {name} expects to collude",
+                remedy="name more helpers in aggregation.helpers",
+            )
+        if terms.plan.unit != "none" and terms.plan.max_colluding < limits.max_colluding_helpers:
+            raise PolicyDenied(
+                "limits.noise-margin",
+                f"the run's noise allows for {terms.plan.max_colluding} colluding helper(s), site "
+                f"{name} expects up to {limits.max_colluding_helpers}",
+                remedy="raise privacy.max_colluding in the job, or set privacy.noise = 'own'",
+            )
+
+    def _source(self, terms: Terms) -> DataSource:
+        wanted = terms.job.data.contract
+        source = self._setup.sources.get(wanted)
+        if source is None:
+            offered = ", ".join(sorted(self._setup.sources)) or "none"
+            raise ConfigError(
+                "site.contract",
+                f"site {self.address.party} has no contract named '{wanted}' (it has: {offered})",
+                remedy="correct data.contract in the job, or add the contract at the site",
+                key="data.contract",
+            )
+        return source
+
+    def _workload(self, terms: Terms, contract: Contract) -> Workload:
+        difference = schema_difference(terms.schema, contract.schema())
+        if difference:
+            raise ConfigError(
+                "site.schema",
+                f"contract '{contract.name}' of site {self.address.party} differs from the "
+                f"run's public schema: {difference}",
+                remedy="agree on one schema: every site and the evaluation set must share it",
+            )
+        model = self._setup.load_model(terms.job, terms.schema)
+        if model.code != terms.manifest.code or model.model.dimension != terms.manifest.dimension:
+            raise PolicyDenied(
+                "site.code",
+                f"site {self.address.party} holds other model code than the run names",
+                remedy="every site must review and install the same model file",
+            )
+        return Workload.build(terms.job, model)
+
+    def _request(self, terms: Terms, contract: Contract) -> Request:
+        setup = self._setup
+        return policy_request(
+            terms, self.roster, site=setup.config, contract=contract, pinned=setup.code_pinned
+        )
+
+    def _decide(self, terms: Terms, contract: Contract, now: Milliseconds) -> None:
+        request = self._request(terms, contract)
+        decision = self._setup.policy.decide(request)
+        with self.ports.store.transaction():
+            self.log(
+                terms,
+                now,
+                "policy.decided",
+                policy=self._setup.policy.digest.hex(),
+                contract=contract.digest.hex(),
+                allowed=decision.allowed,
+                rules=list(decision.rules),
+                epsilon_milli=str(request.epsilon_milli),
+            )
+        decision.require()
+
+    def _require_budget(self, terms: Terms) -> None:
+        """Refuses a run without differential privacy, unless the operator allows such runs."""
+        if terms.plan.unit != "none" or self._setup.config.budget.allow_without_dp:
+            return
+        spent = self.budget.spent()
+        raise BudgetExhausted(
+            "budget.without-dp",
+            "the run has no differential privacy, its epsilon is infinite; the lifetime limit of "
+            f"site {self.address.party} is {spent.epsilon_limit}",
+            remedy="set privacy.unit = 'record' in the job, or, for public data only, "
+            "budget.allow_without_dp = true in site.toml",
+            spent=str(spent.epsilon),
+            limit=str(spent.epsilon_limit),
+        )
+
+    def _reserve(self, terms: Terms, now: Milliseconds) -> None:
+        self._require_budget(terms)
+        if terms.plan.unit == "none":
+            return
+        epsilon = terms.plan.epsilon()
+        with self.ports.store.transaction():
+            self.budget.reserve(terms.run_id, epsilon, terms.plan.delta)
+            self.log(
+                terms,
+                now,
+                "budget.reserved",
+                epsilon=repr(epsilon),
+                delta=repr(terms.plan.delta),
+            )
+
+    def examine(self, terms: Terms) -> Examination:
+        """What this site would answer to an offer; nothing is recorded, reserved or sent.
+
+        Raises:
+            ConfigError, RemoteProtocolError: Contract, schema, code or data do not fit.
+            PolicyDenied: The limits in ``site.toml`` do not allow it.
+            BudgetExhausted: The budget does not cover it.
+        """
+        self._check_limits(terms)
+        source = self._source(terms)
+        decision = self._setup.policy.decide(self._request(terms, source.contract))
+        workload = self._workload(terms, source.contract)
+        self._require_budget(terms)
+        if terms.plan.unit != "none":
+            self.budget.check(terms.plan.epsilon(), terms.plan.delta)
+        batch = source.read()
+        workload.prepare(batch)
+        return Examination(decision=decision, receipt=batch.receipt)
+
+    # --- a round -----------------------------------------------------------------------------
+
+    def _train(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        state = self.state(terms.run_id)
+        accepted = state.number("round")
+        if message.round == accepted and message.digest == state.get("round-start"):
+            stored = state.get("upload")
+            return [unpack(stored, self.leader(terms))] if stored is not None else []
+        if not accepted < message.round <= terms.manifest.rounds:
+            with self.ports.store.transaction():
+                # A leader that asks twice for one round, differently, convicts itself.
+                state.put(f"conflict/{message.round}", message.raw)
+            raise RemoteProtocolError(
+                "round.not-new",
+                f"round {message.round} was offered after round {accepted}",
+                party=message.sender.party,
+            )
+        live = self._live(terms)
+        if live.data is None:
+            live.data = live.workload.prepare(self._source(terms).read())
+        with self.ports.store.transaction():
+            model = self._advance(live, message)
+            self._check_uncompleted(terms, live.chain)
+            made = contribute(self, terms, message, model, (live.workload, live.data))
+            self._commit_upload(terms, message, made, now)
+        return [made.envelope]
+
+    def _advance(self, live: Live, message: Received) -> ServerState:
+        """Brings the model chain to the round's model, which must be the one that the leader names."""
+        body: RoundStart = message.body
+        chain = live.chain
+        if body.previous is not None:
+            model = chain.apply(body.previous, message.chunks)
+        elif chain.applied:
+            raise RemoteProtocolError("round.aggregate", "the previous aggregate is missing")
+        else:
+            model = chain.current or chain.begin(body.accepts)
+        if model.digest != body.model:
+            raise RemoteProtocolError(
+                "round.model",
+                f"the model of round {message.round} does not follow from the aggregates",
+                party=message.sender.party,
+            )
+        return model
+
+    def _check_uncompleted(self, terms: Terms, chain: ModelChain) -> None:
+        state = self.state(terms.run_id)
+        uncompleted = state.number("uploads") - chain.completed
+        limit = self._setup.config.limits.max_uncompleted_rounds
+        if uncompleted > limit:
+            raise RoundAborted(
+                "site.uncompleted-rounds",
+                f"{uncompleted} charged rounds of this run gave no result; the limit is {limit}",
+                retryable=False,
+                remedy="find out why rounds fail before spending more budget",
+            )
+
+    def _commit_upload(
+        self, terms: Terms, message: Received, made: Contribution, now: Milliseconds
+    ) -> None:
+        """Charges and stores; only after this commit may the upload leave."""
+        state = self.state(terms.run_id)
+        uploads = state.number("uploads") + 1
+        self.log(
+            terms,
+            now,
+            "model.checked",
+            round=message.round,
+            model=made.model.hex(),
+            aggregate_round=state.number("applied"),
+        )
+        if terms.plan.unit != "none":
+            epsilon = charged_epsilon(terms, uploads)
+            self.budget.charge(terms.run_id, message.round, epsilon)
+            self.log(terms, now, "budget.charged", round=message.round, epsilon=repr(epsilon))
+        state.put_number("uploads", uploads)
+        state.put_number("round", message.round)
+        state.put("round-start", message.digest)
+        state.put("upload", pack(made.envelope))
+        state.put("upload-digest", digest(made.envelope.message))
+        state.put("context", made.context)
+        self.log(
+            terms,
+            now,
+            "upload.sent",
+            round=message.round,
+            context=made.context.hex(),
+            upload=digest(made.envelope.message).hex(),
+        )
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _close(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        state = self.state(terms.run_id)
+        live = self._live(terms)
+        with self.ports.store.transaction():
+            if message.body.previous is not None:
+                live.chain.apply(message.body.previous, message.chunks)
+            uploads = state.number("uploads")
+            if terms.plan.unit != "none":
+                epsilon = settled_epsilon(terms, uploads, live.chain.applied)
+                self.budget.settle(terms.run_id, epsilon)
+                self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
+            state.delete("upload")
+            state.put_number("closed", 1)
+            self.log(terms, now, "run.closed", complete=message.body.complete)
+        self._runs.pop(terms.run_id, None)
+        return [self.record(terms)]
+
+    def _refuse(
+        self, terms: Terms, message: Received, error: TacitError, now: Milliseconds
+    ) -> list[Envelope]:
+        """Tells the leader the code only; message and remedy stay here."""
+        self.last_error = error
+        with self.ports.store.transaction():
+            self.log(terms, now, "round.refused", round=message.round, code=error.code)
+        refusal = Refusal(code=error.code, culprit="")
+        return [self.send(terms, self.leader(terms), refusal, round_number=message.round)]
+
+    def _live(self, terms: Terms) -> Live:
+        """The run in memory, rebuilt after a restart."""
+        live = self._runs.get(terms.run_id)
+        if live is None:
+            workload = self._workload(terms, self._source(terms).contract)
+            chain = ModelChain(self, terms, workload, self.state(terms.run_id))
+            live = self._runs[terms.run_id] = Live(terms=terms, chain=chain, workload=workload)
+        return live
+
+
+def charged_epsilon(terms: Terms, uploads: int) -> float:
+    """An upper bound of what ``uploads`` rounds cost, charged before the last of them leaves.
+
+    It is the exact cost of the next power of two of rounds, so that a run of T rounds needs the
+    accountant about log2(T) times.
+    """
+    steps = 1 << (uploads - 1).bit_length()
+    return terms.plan.epsilon(rounds=min(steps, terms.plan.rounds))
+
+
+def settled_epsilon(terms: Terms, uploads: int, applied: int) -> float:
+    """What a closed run has spent at a site.
+
+    A stop may depend on what the aggregates showed, so once any was published the whole plan counts:
+    an epsilon of a data-dependent number of rounds would be no guarantee.
+    """
+    if uploads == 0:
+        return 0.0
+    return terms.plan.epsilon() if applied else terms.plan.epsilon(rounds=uploads)
+
+
+def policy_request(
+    terms: Terms, roster: Roster, *, site: SiteConfig, contract: Contract, pinned: bool
+) -> Request:
+    """What the site's policy is asked about a run."""
+    private = terms.plan.unit != "none"
+    others = [PartyName(terms.manifest.leader), *terms.helpers]
+    return Request(
+        principal=PartyName(terms.manifest.leader),
+        dataset=contract.name,
+        purpose=terms.job.purpose,
+        region=site.region,
+        regions=frozenset(roster.member(name).region for name in others),
+        aggregation=terms.job.aggregation.protocol,
+        epsilon_milli=math.ceil(terms.plan.epsilon() * 1000) if private else UNBOUNDED_EPSILON,
+        private=private,
+        helpers=len(terms.helpers),
+        max_colluding=terms.manifest.max_colluding,
+        min_cohort=terms.manifest.min_cohort,
+        own_helper=site.name in terms.helpers,
+        own_noise=terms.manifest.own_noise,
+        code="pinned" if pinned else "not pinned",
+        attestation="none",
+    )

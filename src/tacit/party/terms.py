@@ -1,0 +1,225 @@
+"""The terms of a run: an offer, decoded and checked against roster, job and plan.
+
+Leader, clients and helpers all apply these checks; a leader that offers anything else is refused
+before any data is read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
+from tacit.party.job import JobSpec
+from tacit.policy.contract import Schema
+from tacit.privacy.plan import Plan, make_plan
+from tacit.trust.roster import Roster
+from tacit.types import Digest, PartyName
+from tacit.wire.codec import encode
+from tacit.wire.envelope import digest
+from tacit.wire.messages import Manifest, Offer
+
+__all__ = ["PROTOCOLS", "Terms", "check_cohort", "choose_helpers", "plan_for"]
+
+PROTOCOLS = {"masked": "masked/1", "plain": "plain/1"}
+MAX_DEFAULT_HELPERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every party of a run agreed to."""
+
+    manifest: Manifest
+    run: Digest
+    job: JobSpec
+    schema: Schema
+    plan: Plan
+
+    @property
+    def masked(self) -> bool:
+        """Whether contributions are masked."""
+        return self.manifest.protocol == PROTOCOLS["masked"]
+
+    @property
+    def run_id(self) -> str:
+        """The run id as text: 64 hexadecimal digits."""
+        return self.run.hex()
+
+    @property
+    def helpers(self) -> tuple[PartyName, ...]:
+        """The helpers in protocol order."""
+        return tuple(PartyName(name) for name in self.manifest.helpers)
+
+    @property
+    def clients(self) -> tuple[PartyName, ...]:
+        """The clients in protocol order."""
+        return tuple(PartyName(name) for name in self.manifest.clients)
+
+    @classmethod
+    def of(cls, offer: Offer, roster: Roster) -> Terms:
+        """Decodes and checks an offer.
+
+        Raises:
+            RemoteProtocolError: The leader offers something inconsistent or unsafe.
+        """
+        manifest = offer.manifest
+        try:
+            job = JobSpec.from_canonical(offer.job)
+            schema = Schema.from_canonical(offer.schema)
+            plan = Plan.from_record(json.loads(manifest.plan))
+            _check(offer, job, plan, roster)
+        except (ValueError, ConfigError, DecodeError) as error:
+            raise RemoteProtocolError(
+                "offer.inconsistent",
+                f"the leader's offer is inconsistent: {error}",
+                remedy="correct the job at the leader",
+                party=manifest.leader,
+            ) from error
+        return cls(
+            manifest=manifest, run=digest(encode(manifest)), job=job, schema=schema, plan=plan
+        )
+
+
+def _check(offer: Offer, job: JobSpec, plan: Plan, roster: Roster) -> None:
+    manifest = offer.manifest
+    if digest(offer.job) != manifest.job or digest(offer.schema) != manifest.schema:
+        raise DecodeError("offer.digest", "job or schema differ from the manifest's digests")
+    if roster.digest != manifest.roster:
+        raise DecodeError("offer.roster", "the run names another roster")
+    if manifest.protocol != PROTOCOLS[job.aggregation.protocol]:
+        raise DecodeError("offer.protocol", "the run uses another protocol than the job")
+    extra = 1 if job.training.algorithm == "fedavg" else 0
+    if (manifest.length, manifest.rounds) != (manifest.dimension + extra, job.rounds):
+        raise DecodeError("offer.length", "vector length or rounds do not fit the job")
+    if (manifest.ring_bits, manifest.min_cohort) != (plan.ring_bits, job.aggregation.min_cohort):
+        raise DecodeError("offer.encoding", "encoding or cohort do not fit the job")
+    _check_plan(plan, job, manifest)
+    check_cohort(
+        job,
+        tuple(map(PartyName, manifest.clients)),
+        tuple(map(PartyName, manifest.helpers)),
+        roster,
+    )
+
+
+def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
+    privacy = job.privacy
+    same = (
+        plan.unit == privacy.unit
+        and plan.rounds == job.rounds
+        and plan.clip_norm == privacy.clip_norm
+        and plan.sampling_rate == privacy.sampling_rate
+        and plan.expected_records == privacy.expected_records
+        and plan.delta == privacy.delta
+        and plan.helpers == len(manifest.helpers)
+        and plan.max_colluding == manifest.max_colluding
+        and plan.canonical() == manifest.plan
+    )
+    colluding = max(plan.helpers - 1, 0) if privacy.noise == "own" else privacy.max_colluding
+    own = privacy.noise == "own"
+    if not same or manifest.own_noise != own or manifest.max_colluding != colluding:
+        raise DecodeError("offer.plan", "the privacy plan does not fit the job")
+    if privacy.unit == "record" and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
+        raise DecodeError("offer.epsilon", "the privacy plan spends more epsilon than the job says")
+
+
+def choose_helpers(job: JobSpec, clients: tuple[PartyName, ...]) -> tuple[PartyName, ...]:
+    """The helpers of a run: those the job names, otherwise every client, up to eight.
+
+    Raises:
+        ConfigError: More than eight clients and no helpers named.
+    """
+    if job.aggregation.protocol == "plain":
+        return ()
+    if job.aggregation.helpers is not None:
+        return tuple(PartyName(name) for name in job.aggregation.helpers)
+    if len(clients) > MAX_DEFAULT_HELPERS:
+        raise ConfigError(
+            "job.helpers",
+            f"{len(clients)} sites take part and the job names no helpers",
+            remedy="name at least two helpers of distinct operators in aggregation.helpers",
+            key="aggregation.helpers",
+        )
+    return clients
+
+
+def check_cohort(
+    job: JobSpec,
+    clients: tuple[PartyName, ...],
+    helpers: tuple[PartyName, ...],
+    roster: Roster,
+) -> None:
+    """Counts of distinct operators that make a sum safe.
+
+    Raises:
+        ConfigError: Names the job's key and the remedy.
+    """
+    for names, role in ((clients, "client"), (helpers, "helper")):
+        members = {member.name for member in roster.with_role(role)}  # type: ignore[arg-type]
+        missing = [name for name in names if name not in members]
+        if missing:
+            raise ConfigError(
+                "job.roster",
+                f"'{missing[0]}' is not a {role} of the roster",
+                remedy="add it to federation.toml, or leave it out of the run",
+            )
+        if len(roster.operators(names)) != len(names):
+            raise ConfigError(
+                "job.operators",
+                f"two {role}s have the same operator",
+                remedy="counts are of distinct operators: one of them must leave",
+            )
+    minimum = job.aggregation.min_cohort
+    if minimum > len(clients):
+        raise ConfigError(
+            "job.min-cohort",
+            f"min_cohort is {minimum}, but only {len(clients)} sites take part",
+            remedy="lower aggregation.min_cohort or add sites",
+            key="aggregation.min_cohort",
+        )
+    if job.aggregation.protocol == "masked":
+        _check_helpers(job, clients, helpers)
+
+
+def _check_helpers(
+    job: JobSpec, clients: tuple[PartyName, ...], helpers: tuple[PartyName, ...]
+) -> None:
+    if len(helpers) < 2:
+        raise ConfigError(
+            "job.helpers",
+            "masked aggregation needs at least two helpers of distinct operators",
+            remedy="add sites or name helpers in aggregation.helpers",
+            key="aggregation.helpers",
+        )
+    everyone_helps = job.privacy.noise == "own" and set(clients) <= set(helpers)
+    if job.aggregation.min_cohort - job.privacy.max_colluding < 2 and not everyone_helps:
+        raise ConfigError(
+            "job.cohort-too-small",
+            f"min_cohort {job.aggregation.min_cohort} minus max_colluding "
+            f"{job.privacy.max_colluding} leaves fewer than two honest sites in a sum",
+            remedy="raise aggregation.min_cohort, or let every site help with privacy.noise = 'own'",
+            key="aggregation.min_cohort",
+        )
+
+
+def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
+    """The privacy plan of a job.
+
+    Raises:
+        ConfigError: The job's privacy settings cannot hold together.
+    """
+    privacy = job.privacy
+    return make_plan(
+        unit=privacy.unit,
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        clip_norm=privacy.clip_norm,
+        sampling_rate=privacy.sampling_rate,
+        expected_records=privacy.expected_records,
+        rounds=job.rounds,
+        helpers=helpers,
+        max_colluding=privacy.max_colluding,
+        own_noise=privacy.noise == "own",
+        dimension=length,
+        units_bound=clients if privacy.unit == "none" else None,
+    )

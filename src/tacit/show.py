@@ -1,0 +1,169 @@
+"""What people see in a terminal: progress, tables, errors. Plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from tacit.engine.folder import SiteBudget
+from tacit.errors import TacitError
+from tacit.evidence.report import Report
+from tacit.session import Outcome, Progress
+
+__all__ = [
+    "coalition_table",
+    "console",
+    "progress",
+    "show_budgets",
+    "show_error",
+    "show_report",
+    "show_run",
+    "table",
+]
+
+PLAIN_LINES = 10
+
+
+def console(*, error: bool = False) -> Console:
+    """A console on standard output or standard error; never narrower than a table needs."""
+    made = Console(stderr=error, highlight=False, soft_wrap=True)
+    if not made.is_terminal:
+        made = Console(stderr=error, highlight=False, soft_wrap=True, width=120)
+    return made
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table; columns after the first are right-aligned when all their cells are numbers."""
+    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = index > 0 and all(_is_number(row[index]) for row in rows)
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def show_error(error: TacitError) -> None:
+    """Message, remedy and code on standard error."""
+    out = console(error=True)
+    out.print(Text.assemble(("error: ", "bold red"), error.message))
+    if error.remedy:
+        out.print(Text.assemble(("remedy: ", "bold"), error.remedy))
+    out.print(Text(f"code: {error.code}", style="dim"))
+
+
+@contextmanager
+def progress(
+    *, quiet: bool = False, label: str = "training"
+) -> Iterator[Callable[[Progress], None]]:
+    """Shows rounds as a bar, or about ten plain lines where standard error is no terminal."""
+    if quiet:
+        yield lambda _: None
+        return
+    out = console(error=True)
+    if not out.is_terminal:
+        yield lambda at: _plain_line(at, label)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("round {task.completed}/{task.total}"),
+        TextColumn("{task.fields[metrics]}"),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=out) as bar:
+        task = bar.add_task(label, total=None, metrics="")
+        yield lambda at: bar.update(task, completed=at.round, total=at.rounds, metrics=_metrics(at))
+
+
+def _plain_line(at: Progress, label: str) -> None:
+    step = max(1, at.rounds // PLAIN_LINES)
+    if at.round and (at.round % step == 0 or at.round == at.rounds):
+        print(f"{label}: round {at.round}/{at.rounds} {_metrics(at)}".rstrip(), file=sys.stderr)
+
+
+def _metrics(at: Progress) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in at.metrics.items() if name != "loss")
+
+
+def _is_number(text: str) -> bool:
+    return bool(text) and text[0] in "0123456789.-+" and text[-1] in "0123456789.%"
+
+
+def show_run(outcome: Outcome) -> None:
+    """The result of a run for people."""
+    out = console()
+    status = "complete" if outcome.complete else "PARTIAL"
+    metrics = [(name, f"{value:.4f}") for name, value in outcome.metrics.items()]
+    rows = [("status", status), ("rounds with a result", str(outcome.rounds)), *metrics]
+    if outcome.epsilon is not None:
+        rows.append(("epsilon (planned coalition)", f"{outcome.epsilon:.4f}"))
+        rows.append(("delta", f"{outcome.delta:g}"))
+    rows += [("model", str(outcome.model)), ("evidence", str(outcome.bundle))]
+    out.print(table(f"Run {outcome.run_id[:12]}", ("what", "value"), rows))
+    if outcome.coalitions:
+        out.print(coalition_table(outcome))
+    trust = outcome.folder / "trust.json"
+    out.print(f"verify it: tacit verify {outcome.bundle} --trust {trust}")
+
+
+def coalition_table(outcome: Outcome) -> Table:
+    """Epsilon by how many helpers pool what they know."""
+    columns = ("colluding helpers", *(str(count) for count in range(len(outcome.coalitions))))
+    return table(
+        "What epsilon is against coalitions",
+        columns,
+        [("epsilon", *(f"{value:.3f}" for value in outcome.coalitions))],
+    )
+
+
+def show_report(report: Report, bundle: Path) -> None:
+    """One line a claim, then the verdict."""
+    out = console()
+    styles = {"PASS": "green", "FAIL": "bold red", "NOT PROVEN": "yellow"}
+    made = Table(title=f"{bundle}", title_justify="left", header_style="bold", pad_edge=False)
+    for column in ("claim", "status", "required", "reason"):
+        made.add_column(column, overflow="fold")
+    for claim in report.claims:
+        status = Text(claim.status.value, style=styles[claim.status.value])
+        required = "yes" if claim.id in report.required else "-"
+        made.add_row(claim.id, status, required, Text(claim.reason))
+    out.print(made)
+    if report.simulated:
+        out.print(f"[yellow]simulated in this run: {', '.join(report.simulated)}[/]")
+    verdicts = {0: "verified", 1: "REFUSED: a claim failed", 2: "a required claim is NOT PROVEN"}
+    style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[report.exit_code]
+    out.print(Text(verdicts[report.exit_code], style=style))
+
+
+def show_budgets(budgets: Sequence[SiteBudget]) -> None:
+    """One line a site, then one a run."""
+    out = console()
+    rows = [
+        (
+            budget.site,
+            f"{budget.spent.epsilon:.4f}",
+            f"{budget.spent.reserved_epsilon:.4f}",
+            f"{budget.spent.epsilon_limit}",
+            f"{budget.spent.delta:.1e}",
+            f"{budget.spent.delta_limit:.1e}",
+        )
+        for budget in budgets
+    ]
+    columns = ("site", "epsilon spent", "reserved", "limit", "delta spent", "limit of delta")
+    out.print(table("Privacy budgets", columns, rows))
+    runs = [
+        (budget.site, entry.run[:12], f"{entry.charged:.4f}", "open" if entry.open else "settled")
+        for budget in budgets
+        for entry in budget.entries
+    ]
+    if runs:
+        out.print(table("Runs", ("site", "run", "epsilon", "state"), runs))
