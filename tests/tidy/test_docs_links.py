@@ -33,6 +33,8 @@ def functions_in(path: Path) -> set[str]:
     for node in ast.parse(path.read_text("utf-8")).body:
         if isinstance(node, ast.FunctionDef):
             found.add(node.name)
+        elif isinstance(node, ast.Assign):  # a state machine's TestCase
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.ClassDef):
             found |= {
                 f"{node.name}::{item.name}"

@@ -1,0 +1,290 @@
+"""Rewrites the generated parts of docs/reference from the code: python docs/generate_reference.py."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from tacit import cli
+from tacit.evidence import claims_identity, claims_privacy, claims_rounds
+from tacit.evidence.report import CLAIMS
+from tacit.party.config import SiteConfig
+from tacit.party.job import JobSpec
+from tacit.policy.cedar import SCHEMA, Request
+from tacit.policy.contract import Contract
+from tacit.trust.roster import RosterFile
+
+REFERENCE = Path(__file__).parent / "reference"
+PARTY = Path(__file__).parents[1] / "src" / "tacit" / "party"
+SECTION = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+
+LIMITS = {
+    "exclusiveMinimum": "> {}",
+    "minimum": "≥ {}",
+    "exclusiveMaximum": "< {}",
+    "maximum": "≤ {}",
+    "pattern": "`{}`",
+}
+EVENTS = {
+    "run.offered": "offers a run",
+    "round.started": "starts a round on a model",
+    "cohort.fixed": "decides whose uploads are in the sum",
+    "aggregate.computed": "has added up a cohort",
+    "offer.received": "has received an offer",
+    "policy.decided": "has its policy's answer",
+    "budget.reserved": "reserves the whole plan in its budget",
+    "receipt.issued": "has read, redacted and checked its data (salted commitment)",
+    "offer.accepted": "takes part",
+    "model.checked": "has derived the round's model itself",
+    "budget.charged": "charges its budget, before the upload leaves",
+    "upload.sent": "sends its masked upload",
+    "run.settled": "settles its budget",
+    "round.refused": "refuses an offer or a round",
+    "helper-key.issued": "issues a key for one round",
+    "mask-sum.answered": "answers for one cohort, its key erased",
+    "helper.refused": "refuses a request",
+    "round.aborted": "sees a round end without a result",
+    "model.released": "releases the final model",
+    "run.closed": "closes the run",
+}
+
+
+def main() -> None:
+    """Brings every page up to date."""
+    for page in pages():
+        page.write_text(rendered(page.read_text("utf-8")), "utf-8")
+
+
+def pages() -> list[Path]:
+    """The pages with generated parts."""
+    return sorted(REFERENCE.glob("*.md"))
+
+
+def rendered(text: str) -> str:
+    """A page with its generated parts brought up to date."""
+    return SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n{match[3]}", text)
+
+
+# --- TOML ----------------------------------------------------------------------------------------
+
+
+def tables(model: type[BaseModel]) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
+    """Every table of a file: its heading in TOML, what it is, and its keys."""
+    schema = model.model_json_schema(by_alias=True)
+    yield from _tables("", "", schema, schema.get("$defs", {}))
+
+
+def _tables(
+    path: str, heading: str, table: Mapping[str, Any], known: Mapping[str, Any]
+) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
+    required = table.get("required", [])
+    keys, inner = [], []
+    for name, item in table["properties"].items():
+        target = _reference(item)
+        if target is None:
+            keys.append(_key(name, item, name in required))
+            continue
+        below = f"{path}.{name}".strip(".")
+        form = f"[[{below}]]" if "items" in item else f"[{below}]"
+        text = item.get("description", known[target]["description"])
+        inner.append((below, form, {**known[target], "description": text}))
+    yield heading, _plain(table["description"]), keys
+    for below, form, content in inner:
+        yield from _tables(below, form, content, known)
+
+
+def _reference(item: Mapping[str, Any]) -> str | None:
+    options = [item, item.get("items", {}), *item.get("anyOf", [])]
+    found = [option["$ref"] for option in options if "$ref" in option]
+    return found[0].rpartition("/")[2] if found else None
+
+
+def _key(name: str, item: Mapping[str, Any], required: bool) -> dict[str, str]:
+    options = [option for option in item.get("anyOf", [item]) if option.get("type") != "null"]
+    default = item.get("default")
+    return {
+        "key": f"`{name}`",
+        "type": " or ".join(dict.fromkeys(_type(option) for option in options)),
+        "default": "required" if required else "none" if default is None else f"`{_toml(default)}`",
+        "limits": "; ".join(filter(None, map(_limits, [*options, item.get("items", {})]))),
+        "meaning": _plain(item.get("description", "")),
+    }
+
+
+def _type(option: Mapping[str, Any]) -> str:
+    if option.get("type") == "array":
+        of = option["items"].get("anyOf", [option["items"]])
+        return f"array of {' or '.join(_type(kind) for kind in of)}"
+    return option.get("format") or option["type"]
+
+
+def _limits(option: Mapping[str, Any]) -> str:
+    if "const" in option:
+        return f"`{_toml(option['const'])}`"
+    if "enum" in option:
+        return ", ".join(f"`{_toml(value)}`" for value in option["enum"])
+    found = [text.format(option[name]) for name, text in LIMITS.items() if name in option]
+    low, high = option.get("minLength"), option.get("maxLength")
+    if low is not None or high is not None:
+        size = f"{low or 0} to {high}" if high is not None else f"at least {low}"
+        found.append(f"{size} character{'s' if (high or low) != 1 else ''}")
+    return ", ".join(found)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def configuration(model: type[BaseModel]) -> str:
+    """All keys of one file."""
+    parts = []
+    for heading, text, keys in tables(model):
+        # An inner table without keys of its own only holds further tables.
+        title = [f"**`{heading}`**: {_after_colon(text)}"] if heading else []
+        parts += [*title, _markdown(keys)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _after_colon(text: str) -> str:
+    """The docstring of a table without the repeated name of the table."""
+    text = re.sub(r"^`[^`]+`: ", "", text)
+    return text[0].lower() + text[1:]
+
+
+# --- command line ----------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command with its arguments."""
+    parser = cli._parser()  # noqa: SLF001 - the one description of the command line
+    actions = parser._actions  # noqa: SLF001
+    kind = argparse._SubParsersAction  # noqa: SLF001
+    (choices,) = (action for action in actions if isinstance(action, kind))
+    parts = []
+    for name, command in choices.choices.items():
+        usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+        rows = [
+            {"argument": f"`{_argument(action)}`", "meaning": action.help or ""}
+            for action in command._actions  # noqa: SLF001
+            if not isinstance(action, argparse._HelpAction)  # noqa: SLF001
+        ]
+        parts.append(
+            f"## tacit {name}\n\n{_sentence(command.description)}\n\n"
+            f"```text\n{usage}\n```\n\n{_markdown(rows)}"
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _argument(action: argparse.Action) -> str:
+    value = action.metavar or (
+        "{" + ",".join(map(str, action.choices)) + "}" if action.choices else action.dest.upper()
+    )
+    if not action.option_strings:
+        return str(action.metavar or action.dest)
+    return (
+        action.option_strings[-1] if action.nargs == 0 else f"{action.option_strings[-1]} {value}"
+    )
+
+
+def _sentence(text: str | None) -> str:
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+# --- policy, errors, evidence ----------------------------------------------------------------------
+
+
+def attributes() -> str:
+    """What a rule can speak about."""
+    types = dict(re.findall(r"^    (\w+): (.+),$", SCHEMA, re.MULTILINE))
+    rows = []
+    for name, text in _arguments(Request).items():
+        where = {"principal": "principal", "dataset": "resource"}.get(name, f"context.{name}")
+        kind = {"principal": "Party", "resource": "Dataset"}.get(where) or types[name]
+        rows.append({"attribute": f"`{where}`", "Cedar type": f"`{kind}`", "meaning": text})
+    return _markdown(rows) + "\n"
+
+
+def _arguments(owner: type) -> dict[str, str]:
+    """The Args section of a docstring."""
+    doc = inspect.cleandoc(owner.__doc__ or "")
+    section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", doc, re.MULTILINE)
+    entries = re.findall(
+        r"^    (\w+): (.+(?:\n {8}.+)*)", section[1] if section else "", re.MULTILINE
+    )
+    return {name: _plain(" ".join(text.split())) for name, text in entries}
+
+
+def claims() -> str:
+    """Every claim and what its check says."""
+    checks: dict[str, Callable[..., Any]] = {}
+    for module in (claims_identity, claims_privacy, claims_rounds):
+        checks |= {name.replace("_", "-"): getattr(module, name) for name in module.__all__}
+    rows = [
+        {"claim": f"`{claim}`", "holds if": _plain((checks[claim].__doc__ or "").splitlines()[0])}
+        for claim in CLAIMS
+    ]
+    return _markdown(rows) + "\n"
+
+
+def events() -> str:
+    """Every event that a party logs, with its fields."""
+    rows = []
+    for file, who in (("coordinator", "leader"), ("site", "site"), ("helper", "helper")):
+        found: dict[str, dict[str, None]] = {}
+        for name, fields in _logged((PARTY / f"{file}.py").read_text("utf-8")):
+            found.setdefault(name, {}).update(dict.fromkeys(fields))
+        for name in sorted(found, key=list(EVENTS).index):
+            columns = ", ".join(f"`{field}`" for field in found[name])
+            rows.append(
+                {"by": who, "event": f"`{name}`", "when it": EVENTS[name], "fields": columns}
+            )
+    return _markdown(rows) + "\n"
+
+
+def _logged(source: str) -> Iterator[tuple[str, list[str]]]:
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "self.log"):
+            continue
+        if len(node.args) == 3 and isinstance(node.args[2], ast.Constant):
+            yield str(node.args[2].value), [str(keyword.arg) for keyword in node.keywords]
+
+
+# --- text ------------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """Docstring markup as Markdown."""
+    return " ".join(text.replace("``", "`").split())
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return ""
+    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row.values()) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+SECTIONS: dict[str, Callable[[], str]] = {
+    "job": lambda: configuration(JobSpec),
+    "site": lambda: configuration(SiteConfig),
+    "contract": lambda: configuration(Contract),
+    "federation": lambda: configuration(RosterFile),
+    "commands": commands,
+    "attributes": attributes,
+    "claims": claims,
+    "events": events,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
