@@ -23,6 +23,7 @@ from tacit.types import Digest
 __all__ = ["Job", "Run", "resume", "train", "verify"]
 
 StrPath = str | Path
+NOTEBOOK = "notebook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,20 @@ class Job:
         Raises:
             ConfigError: Names the key and the remedy.
         """
-        content = {"version": 1, "model": "notebook", **settings}
+        for key in {"model", "version"} & set(settings):
+            raise ConfigError(
+                "job.notebook",
+                f"Job.of takes no '{key}': the module that it is given is the model",
+                remedy=f"leave '{key}' out, or write a job file",
+                key=key,
+            )
+        if not isinstance(module, type):
+            raise ConfigError(
+                "job.notebook",
+                "Job.of takes a torch.nn.Module class, not an instance of it",
+                remedy="pass the class; it is called with (features, classes)",
+            )
+        content = {"version": 1, "model": NOTEBOOK, **settings}
         return cls(parse_table(content, JobSpec, "job"), Path(folder), module, loss)
 
     def model_object(self, features: int, classes: int) -> LoadedModel | None:
@@ -227,7 +241,7 @@ def default_sites(folder: Path) -> list[Path]:
 def prepare(job: Job, sites: Sequence[StrPath] | None, *, out: StrPath | None = None) -> Session:
     """Checks everything that can be checked before the first message."""
     paths = [Path(site) for site in sites] if sites is not None else default_sites(job.folder)
-    if job.module is None and job.spec.model == "notebook":
+    if job.module is None and job.spec.model == NOTEBOOK:
         raise ConfigError(
             "job.model",
             "the job names no model",

@@ -103,11 +103,16 @@ def show_check(result: CheckResult) -> None:
         if site.error is not None:
             out.print(f"[bold red]{site.site}:[/] {site.error.message}")
             out.print(f"  remedy: {site.error.remedy}" if site.error.remedy else "")
+    if not result.passed:
+        refusing = sum(site.error is not None for site in result.sites)
+        out.print(f"[bold red]the run cannot start: {refusing} of {len(result.sites)} refuse[/]")
+        return
     plan = result.terms.plan
     if plan.unit == "none":
-        out.print("[bold yellow]no differential privacy: epsilon is infinite[/]")
+        out.print("[bold yellow]the run can start, WITHOUT differential privacy[/]")
         return
     out.print(
-        f"price of the run: epsilon {plan.epsilon():.4f} at delta {plan.delta:g} per site, against "
-        f"outsiders, the leader and any {plan.max_colluding} colluding helper(s)"
+        f"[bold green]the run can start[/]; its price is epsilon {plan.epsilon():.4f} at delta "
+        f"{plan.delta:g} per site, against outsiders, the leader and up to {plan.max_colluding} "
+        "colluding " + ("helper" if plan.max_colluding == 1 else "helpers")
     )

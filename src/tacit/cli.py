@@ -58,7 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     demo = _command(commands, "demo", _demo, "four hospitals train together; everything is shown")
-    demo.add_argument("--data", choices=("hospitals", "digits"), default="hospitals")
+    demo.add_argument(
+        "--data",
+        choices=("hospitals", "digits"),
+        default="hospitals",
+        help="which public records (default: hospitals)",
+    )
     demo.add_argument("--out", type=Path, help="folder for the results (default: runs/demo-*)")
 
     init = _command(commands, "init", _init, "write an example federation that runs at once")
@@ -73,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", type=Path, metavar="RUN", help="continue a killed run's folder")
 
     verify = _command(commands, "verify", _verify, "verify an evidence bundle offline")
-    verify.add_argument("bundle", type=Path)
+    verify.add_argument("bundle", type=Path, help="the bundle.zip of a run")
     verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
 
     budget = _command(commands, "budget", _budget, "show what a site's budget has spent")
@@ -91,7 +96,9 @@ def _command(
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("job", type=Path, nargs="?", default=Path("job.toml"))
+    parser.add_argument(
+        "job", type=Path, nargs="?", default=Path("job.toml"), help="job file (default: job.toml)"
+    )
     parser.add_argument(
         "--sites", type=Path, nargs="+", help="site folders (default: sites/* beside the job)"
     )
@@ -180,7 +187,7 @@ def _budget(options: argparse.Namespace) -> int:
         )
     budgets = [read_budget(path) for path in paths]
     if options.json:
-        print(json.dumps([budget.record() for budget in budgets], indent=2))
+        print(json.dumps({"sites": [budget.record() for budget in budgets]}, indent=2))
     else:
         show_budgets(budgets)
     return 0

@@ -75,10 +75,11 @@ def _explain(error: ValidationError, table: type[Table], file: str) -> ConfigErr
             file=file,
             key=key,
         )
+    place = f"key '{key}': " if key else ""
     return ConfigError(
         "config.value",
-        f"{file}: key '{key}': {first['msg']}",
-        remedy=f"correct the value of '{key}'",
+        f"{file}: {place}{first['msg'].removeprefix('Value error, ')}",
+        remedy=f"correct the value of '{key}'" if key else "correct the file",
         file=file,
         key=key,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tacit.errors import ConfigError, TransportError
 
-__all__ = ["read_limited", "write_atomic"]
+__all__ = ["make_folder", "read_limited", "write_atomic"]
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -57,6 +57,24 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False, replace: boo
             f"cannot write {path}: {error.strerror}",
             remedy="free some space or check the permissions, then try again",
             file=str(path),
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Creates a new folder, and its parents where they are missing.
+
+    Raises:
+        ConfigError: It exists already, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        reason = "exists already" if folder.exists() else f"cannot be made: {error.strerror}"
+        raise ConfigError(
+            "folder.exists" if folder.exists() else "folder.create",
+            f"folder {folder} {reason}",
+            remedy="choose another place, or remove what is there",
+            file=str(folder),
         ) from error
 
 

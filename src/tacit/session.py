@@ -22,7 +22,7 @@ from tacit.errors import ConfigError, RoundAborted, TacitError
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.report import default_required
 from tacit.evidence.trust import Trust
-from tacit.files import read_limited, write_atomic
+from tacit.files import make_folder, read_limited, write_atomic
 from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.metrics import evaluate
 from tacit.party.base import Ports
@@ -146,7 +146,7 @@ class Session:
         opened = Federation.open(job, base, sites, model, world)
         offer, terms = opened.offer()
         folder = out if out is not None else base / "runs" / terms.run_id[:RUN_NAME_DIGITS]
-        _make_folder(folder)
+        make_folder(folder)
         session = opened.session(folder, terms, offer)
         required = default_required(masked=terms.masked, private=terms.plan.unit != "none")
         Trust.of(opened.roster, required).write(folder / "trust.json")
@@ -161,6 +161,13 @@ class Session:
         Raises:
             ConfigError: Not the folder of a run, or the model code has changed.
         """
+        if not (folder / "run.json").is_file():
+            raise ConfigError(
+                "run.folder",
+                f"{folder} is not the folder of a run",
+                remedy="pass what an earlier 'tacit run' made, for example runs/3f2a9c1b04de",
+                file=str(folder),
+            )
         try:
             places = json.loads(read_limited(folder / "run.json", RESULT_LIMIT))
             run, base = str(places["run"]), Path(places["base"])
@@ -174,6 +181,12 @@ class Session:
             ) from error
         offer = _stored_offer(folder, base, run, world or World.real())
         spec = JobSpec.from_canonical(offer.job)
+        if spec.model == "notebook":
+            raise ConfigError(
+                "run.notebook",
+                "a run whose model is an object of a notebook cannot be continued",
+                remedy="put the model into a file and name it in the job, then start a new run",
+            )
         opened = Federation.open(spec, base, sites, None, world)
         terms = Terms.of(offer, opened.roster)
         if opened.workload.model.code != terms.manifest.code:
@@ -255,7 +268,8 @@ class Session:
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
-        for _, error in sorted(engine.refusals.items()):
+        for name, error in sorted(engine.refusals.items()):
+            error.details.setdefault("site", name)
             raise error
         if self.coordinator.failure is not None:
             raise self.coordinator.failure
@@ -470,26 +484,6 @@ def _evaluation_source(job: JobSpec, base: Path) -> FolderSource:
             key="public",
         )
     return FolderSource(contract, path.parent)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except FileExistsError as error:
-        raise ConfigError(
-            "run.folder-exists",
-            f"output folder {folder} exists already",
-            remedy="choose another one with --out, or remove it",
-            file=str(folder),
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            "run.folder",
-            f"cannot make output folder {folder}: {error.strerror}",
-            remedy="check the path and its permissions",
-            file=str(folder),
-        ) from error
 
 
 def _stored_offer(folder: Path, base: Path, run: str, world: World) -> Offer:

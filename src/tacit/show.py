@@ -16,6 +16,7 @@ from rich.text import Text
 from tacit.engine.folder import SiteBudget
 from tacit.errors import TacitError
 from tacit.evidence.report import Report
+from tacit.privacy.budget import Entry
 from tacit.session import Outcome, Progress
 
 __all__ = [
@@ -54,7 +55,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 def show_error(error: TacitError) -> None:
     """Message, remedy and code on standard error."""
     out = console(error=True)
-    out.print(Text.assemble(("error: ", "bold red"), error.message))
+    site = f"{error.details['site']}: " if "site" in error.details else ""
+    out.print(Text.assemble(("error: ", "bold red"), site, error.message))
     if error.remedy:
         out.print(Text.assemble(("remedy: ", "bold"), error.remedy))
     out.print(Text(f"code: {error.code}", style="dim"))
@@ -115,6 +117,12 @@ def show_run(outcome: Outcome) -> None:
     out.print(f"verify it: tacit verify {outcome.bundle} --trust {trust}")
 
 
+def _entry_state(entry: Entry) -> str:
+    if entry.open:
+        return "open: counts in full"
+    return "settled" if entry.charged else "nothing left the site"
+
+
 def coalition_table(outcome: Outcome) -> Table:
     """Epsilon by how many helpers pool what they know."""
     columns = ("colluding helpers", *(str(count) for count in range(len(outcome.coalitions))))
@@ -139,9 +147,18 @@ def show_report(report: Report, bundle: Path) -> None:
     out.print(made)
     if report.simulated:
         out.print(f"[yellow]simulated in this run: {', '.join(report.simulated)}[/]")
-    verdicts = {0: "verified", 1: "REFUSED: a claim failed", 2: "a required claim is NOT PROVEN"}
-    style = {0: "bold green", 1: "bold red", 2: "bold yellow"}[report.exit_code]
-    out.print(Text(verdicts[report.exit_code], style=style))
+    out.print(_verdict(report))
+
+
+def _verdict(report: Report) -> Text:
+    if report.exit_code == 1:
+        return Text("REFUSED: a claim failed", style="bold red")
+    if report.exit_code == 2:
+        return Text("a required claim is NOT PROVEN", style="bold yellow")
+    if not report.required:
+        text = "consistent, but by whom is NOT PROVEN: pass --trust with the keys that you trust"
+        return Text(text, style="bold yellow")
+    return Text("verified", style="bold green")
 
 
 def show_budgets(budgets: Sequence[SiteBudget]) -> None:
@@ -153,15 +170,15 @@ def show_budgets(budgets: Sequence[SiteBudget]) -> None:
             f"{budget.spent.epsilon:.4f}",
             f"{budget.spent.reserved_epsilon:.4f}",
             f"{budget.spent.epsilon_limit}",
-            f"{budget.spent.delta:.1e}",
-            f"{budget.spent.delta_limit:.1e}",
+            f"{float(budget.spent.delta):g}",
+            f"{float(budget.spent.delta_limit):g}",
         )
         for budget in budgets
     ]
     columns = ("site", "epsilon spent", "reserved", "limit", "delta spent", "limit of delta")
     out.print(table("Privacy budgets", columns, rows))
     runs = [
-        (budget.site, entry.run[:12], f"{entry.charged:.4f}", "open" if entry.open else "settled")
+        (budget.site, entry.run[:12], f"{entry.charged:.4f}", _entry_state(entry))
         for budget in budgets
         for entry in budget.entries
     ]

@@ -117,8 +117,8 @@ def test_the_bound_rests_on_the_integers_alone(crafted, clip):
         patch.setattr(integers, "truncate", lambda values, grid: crafted.copy())
         encoded = encode_records(np.ones((3, 4)), clip, 1.0)
     for before, row in zip(crafted.tolist(), encoded.tolist(), strict=True):
-        assert sum(x * x for x in row) <= clip * clip
-        if sum(x * x for x in before) <= clip * clip:
+        assert sum(x * x for x in row) <= int(clip) ** 2
+        if sum(x * x for x in before) <= int(clip) ** 2:
             assert row == before
 
 

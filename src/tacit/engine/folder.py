@@ -118,6 +118,20 @@ class SiteFolder:
             ConfigError: The identity key is missing, readable by others, or not the roster's.
             LedgerError: The stored log was tampered with.
         """
+        member = roster.member(self.name)
+        for key, ours, listed in (
+            ("operator", self.config.operator, member.operator),
+            ("region", self.config.region, member.region),
+        ):
+            if ours != listed:
+                raise ConfigError(
+                    "site.roster",
+                    f"{self.path}/site.toml: key '{key}' is not what the roster lists for "
+                    f"'{self.name}'",
+                    remedy=f"correct '{key}', or have every operator sign a new federation.toml",
+                    file=str(self.path / "site.toml"),
+                    key=key,
+                )
         ports = _ports(self.path, self.name, roster, world)
         setup = SiteSetup(
             config=self.config,
@@ -188,7 +202,15 @@ def coordinator_ports(path: Path, name: PartyName, roster: Roster, world: World)
 
 
 def _ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
-    identity = Identity.load(path / "keys" / "identity.key")
+    key_file = path / "keys" / "identity.key"
+    if not key_file.exists():
+        raise ConfigError(
+            "site.identity",
+            f"{key_file} is missing",
+            remedy=f"restore the identity key of '{name}'; a new one needs a newly signed roster",
+            file=str(key_file),
+        )
+    identity = Identity.load(key_file)
     if roster.member(name).key != identity.public_key:
         raise ConfigError(
             "site.identity",

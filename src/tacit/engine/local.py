@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tacit.errors import DecodeError, SignatureError, TacitError
+from tacit.errors import DecodeError, RemoteProtocolError, SignatureError, TacitError
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
 from tacit.party.site import Site
@@ -88,19 +88,20 @@ class LocalEngine:
 
     def run(self, first: Iterable[Envelope]) -> None:
         """Delivers envelopes until the coordinator has closed the run."""
-        queue = deque(first)
-        coordinator = self.coordinator
+        queue = deque(self._sent(self.coordinator.address.party, first))
+        coordinator, leader = self.coordinator, self.coordinator.address.party
         closed = coordinator.durable.number("round")
         while coordinator.phase != "closed":
             if self._stop:
                 self._stop = False
-                queue.clear()  # What was not delivered yet never will be: the round is aborted.
-                queue.extend(coordinator.interrupt(self._clock()))
+                ending = self._sent(leader, coordinator.interrupt(self._clock()))
+                if ending:  # What was not delivered yet never will be: the round is aborted.
+                    queue = deque(ending)
             elif queue:
                 queue.extend(self._deliver(queue.popleft()))
             else:
                 # Nobody has anything left to say: every deadline would pass in silence.
-                queue.extend(coordinator.tick(coordinator.deadline))
+                queue.extend(self._sent(leader, coordinator.tick(coordinator.deadline)))
             started = coordinator.durable.number("round")
             if started != closed:
                 self._on_progress(started - 1)
@@ -117,11 +118,15 @@ class LocalEngine:
         self.traffic.received[passed.receiver.party] += passed.size
         try:
             answers = party.receive(passed, self._clock())
-        except (DecodeError, SignatureError):
+        except (DecodeError, SignatureError, RemoteProtocolError):
             self.traffic.rejected += 1
             return []
         if not isinstance(party, Coordinator) and party.last_error is not None:
             self.refusals.setdefault(party.address.party, party.last_error)
-        for answer in answers:
-            self.traffic.sent[party.address.party] += answer.size
-        return answers
+        return self._sent(party.address.party, answers)
+
+    def _sent(self, party: PartyName, envelopes: Iterable[Envelope]) -> list[Envelope]:
+        """Counts what a party sends."""
+        sent = list(envelopes)
+        self.traffic.sent[party] += sum(envelope.size for envelope in sent)
+        return sent

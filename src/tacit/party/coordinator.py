@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tacit.errors import DecodeError, RemoteProtocolError, RoundAborted, TacitError
+from tacit.errors import (
+    DecodeError,
+    RemoteProtocolError,
+    RoundAborted,
+    TacitError,
+    TransportError,
+)
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
@@ -118,7 +124,7 @@ class Coordinator(Party):
         Raises:
             RoundAborted: The run was closed, or never began.
         """
-        run = self.terms.run_id[:16]
+        run, ending = self.terms.run_id[:16], self.durable.get("complete")
         if self.durable.number("closed"):
             raise RoundAborted(
                 "run.closed",
@@ -126,6 +132,8 @@ class Coordinator(Party):
                 retryable=False,
                 remedy="start a new run",
             )
+        if ending is not None:
+            return self._finish(bool(int(ending)), now)  # Stopped while the logs came in.
         raw = self.transcript.matching("accept-")
         self._accepts = {m.sender.party: m for m in map(self.open, raw)}
         if set(self._accepts) != set(self.terms.clients):
@@ -153,10 +161,10 @@ class Coordinator(Party):
             return []
         try:
             return self._handle(message, now)
+        except TransportError:
+            raise  # The leader's own disk; no other round would fare better.
         except TacitError as error:
-            # A misbehaving party costs the round, never the leader.
-            self.failure = error
-            return self._fail_round(error.code, now) if self.phase != "closed" else []
+            return self._blame(error, now)
 
     def tick(self, now: Milliseconds) -> list[Envelope]:
         """To be called when time passes: ends a phase whose deadline is over."""
@@ -166,7 +174,10 @@ class Coordinator(Party):
             case "offered":
                 return self._wait_over(now)
             case "collecting":
-                return self._fix_cohort(now)
+                try:
+                    return self._fix_cohort(now)
+                except RemoteProtocolError as error:
+                    return self._blame(error, now)
             case "unmasking":
                 return self._fail_round("helper-timeout", now)
             case _:
@@ -222,6 +233,8 @@ class Coordinator(Party):
         return self._maybe_begin(now)
 
     def _helper_key(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        if message.round > self.terms.manifest.rounds + 1:
+            return []
         known = self._keys.get(message.sender.party)
         if known is None or known.round < message.round:
             self._keys[message.sender.party] = message
@@ -391,6 +404,7 @@ class Coordinator(Party):
             self.durable.put("previous", encode(aggregate))
             self.chain.apply(aggregate, chunks)
         self._failed_rounds = 0
+        self.failure = None
         self.phase = "offered"
         self._wait(now)
         return self._maybe_begin(now)
@@ -401,8 +415,16 @@ class Coordinator(Party):
     # --- failures ----------------------------------------------------------------------------
 
     def _refused(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        """A party will not go on: before the first round that ends the run, later the round."""
+        """A party will not go on. Before round 1 that ends the run, later it costs a client the round.
+
+        A helper that refuses costs everybody the round.
+        """
         refusal: Refusal = message.body
+        client = message.sender.role == "client"
+        before = self.phase == "offered" and not self.durable.number("round")
+        serving = ("collecting",) if client else ("collecting", "unmasking")
+        if not before and (self.phase not in serving or message.round != self._work.number):
+            return []  # Too late to matter.
         self.failure = RoundAborted(
             f"refused.{refusal.code}"[:64],
             f"{message.sender} refused: {refusal.code}"
@@ -411,11 +433,9 @@ class Coordinator(Party):
             remedy="its operator sees the reason in its own log",
             party=message.sender.party,
         )
-        if self.phase == "offered":
+        if before:
             return self._finish(False, now)
-        if message.round != self._work.number:
-            return []
-        if message.sender.role == "client" and self.phase == "collecting":
+        if client:
             self._work.dropped.add(message.sender.party)
             return self._maybe_fix_cohort(now)
         return self._fail_round("helper-refused", now)
@@ -435,6 +455,13 @@ class Coordinator(Party):
         )
         return self._finish(False, now)
 
+    def _blame(self, error: TacitError, now: Milliseconds) -> list[Envelope]:
+        """A misbehaving party costs the round, never the leader or an end that was reached."""
+        if self.phase in ("recording", "closed"):
+            return []
+        self.failure = error
+        return self._fail_round(error.code, now)
+
     def _fail_round(self, code: str, now: Milliseconds) -> list[Envelope]:
         """Ends the round without a result; the run goes on unless rounds keep failing."""
         self._failed_rounds += 1
@@ -452,12 +479,16 @@ class Coordinator(Party):
     def _abort_round(self, code: str, number: int, now: Milliseconds) -> list[Envelope]:
         self.phase = "offered"
         self._keys = {name: key for name, key in self._keys.items() if key.round > number}
+        lost = number > self.chain.applied
         with self.ports.store.transaction():
             self.durable.put_number("round", max(number, self.durable.number("round")))
-            self.log(self.terms, now, "round.aborted", round=number, code=code)
+            if lost:
+                self.log(self.terms, now, "round.aborted", round=number, code=code)
         self._wait(now)
         body = RoundAbort(code=code)
-        sent = [self._to(address, body, number) for address in self._everyone()]
+        # After a round that has its result, only the helpers are asked again: for their next keys.
+        told = [address for address in self._everyone() if lost or address.role == "helper"]
+        sent = [self._to(address, body, number) for address in told]
         return [*sent, *self._maybe_begin(now)]
 
     # --- the end -----------------------------------------------------------------------------
@@ -466,6 +497,13 @@ class Coordinator(Party):
         model = self.chain.current
         previous, chunks = self._previous()
         complete = complete and previous is not None
+        if not complete and self.failure is None:
+            self.failure = RoundAborted(
+                "run.no-result",
+                "no round of the run gave a result",
+                retryable=True,
+                remedy="check the sites and helpers, then start a new run",
+            )
         self.phase = "recording"
         self._wait(now)
         body = Finish(

@@ -68,7 +68,11 @@ class Helper(Party):
             DecodeError, SignatureError: The bytes prove no sender; nothing was changed.
         """
         message = self.open(envelope.message, envelope.chunks)
-        terms = self._terms_of(message)
+        try:
+            terms = self._terms_of(message)
+        except RemoteProtocolError as error:
+            self.last_error = error
+            return []  # Without consistent terms there is no run to answer in.
         if terms is None:
             return []
         try:
@@ -96,6 +100,9 @@ class Helper(Party):
                 f"{message.sender} is not the leader of the run",
                 party=message.sender.party,
             )
+        if self.state(terms.run_id).number("closed"):
+            own = self.address.party not in terms.clients
+            return [self.record(terms)] if own and isinstance(message.body, Finish) else []
         match message.body:
             case Offer():
                 return self._join(message, terms, now)
@@ -124,11 +131,12 @@ class Helper(Party):
         state = self.state(terms.run_id)
         held = self._keys.get(terms.run)
         stored = state.get("key-message")
-        if held is not None and held.round == wanted and stored is not None:
+        if held is not None and held.round >= wanted and stored is not None:
             return [unpack(stored, self.leader(terms))]
-        number = max(wanted, state.number("key-round") + 1)
-        if number > terms.manifest.rounds:
+        if wanted > terms.manifest.rounds:
             return []
+        # After the loss of the last round's key this is beyond the last round: it tells the leader so.
+        number = max(wanted, state.number("key-round") + 1)
         opener = self.ports.sealing.generate()
         envelope = self.send(
             terms, self.leader(terms), HelperKey(opener.public_key), round_number=number
@@ -249,6 +257,7 @@ class Helper(Party):
         with self.ports.store.transaction():
             state.delete(f"answer/{state.number('answered')}")
             state.delete("key-message")
+            state.put_number("closed", 1)
             # A party that is a client too closes its log, and sends it, in that role.
             if self.address.party not in terms.clients:
                 self.log(terms, now, "run.closed", complete=message.body.complete)

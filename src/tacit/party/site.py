@@ -15,6 +15,7 @@ from tacit.errors import (
     RemoteProtocolError,
     RoundAborted,
     TacitError,
+    TransportError,
 )
 from tacit.learn.code import LoadedModel
 from tacit.learn.server import ServerState
@@ -158,12 +159,12 @@ class Site(Party):
 
     def _consider(self, message: Received, now: Milliseconds) -> list[Envelope]:
         """Decides on an offer: policy first, then budget, then data."""
-        terms = Terms.of(message.body, self.roster)
+        try:
+            terms = self._offered(message)
+        except RemoteProtocolError as error:
+            self.last_error = error
+            return []  # Without consistent terms there is no run to answer in.
         state = self.state(terms.run_id)
-        if message.sender != self.leader(terms) or message.header.run != terms.run:
-            raise RemoteProtocolError(
-                "offer.sender", "the offer is not from its own leader", party=message.sender.party
-            )
         if state.get("offer") is not None:
             return []  # A run is never accepted twice.
         with self.ports.store.transaction():
@@ -183,6 +184,14 @@ class Site(Party):
         except TacitError as error:
             return self._refuse(terms, message, error, now)
 
+    def _offered(self, message: Received) -> Terms:
+        terms = Terms.of(message.body, self.roster)
+        if message.sender != self.leader(terms) or message.header.run != terms.run:
+            raise RemoteProtocolError(
+                "offer.sender", "the offer is not from its own leader", party=message.sender.party
+            )
+        return terms
+
     def _accept(self, terms: Terms, state: RunState, now: Milliseconds) -> list[Envelope]:
         self._check_limits(terms)
         source = self._source(terms)
@@ -193,8 +202,7 @@ class Site(Party):
         try:
             batch = source.read()
         except TacitError:
-            with self.ports.store.transaction():
-                self.budget.settle(terms.run_id, 0.0)  # Nothing left the site.
+            self._settle(terms, 0.0)  # Nothing left the site.
             raise
         live = Live(terms=terms, chain=chain, workload=workload, data=workload.prepare(batch))
         salt, nonce = self.ports.entropy.draw(32), self.ports.entropy.draw(32)
@@ -203,6 +211,7 @@ class Site(Party):
         )
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
+            state.put_number("accepted", 1)
             state.put("receipt-salt", salt)
             self.log(
                 terms,
@@ -260,12 +269,12 @@ class Site(Party):
         return source
 
     def _workload(self, terms: Terms, contract: Contract) -> Workload:
-        difference = schema_difference(terms.schema, contract.schema())
+        difference = schema_difference(contract.schema(), terms.schema)
         if difference:
             raise ConfigError(
                 "site.schema",
-                f"contract '{contract.name}' of site {self.address.party} differs from the "
-                f"run's public schema: {difference}",
+                f"contract '{contract.name}' of site {self.address.party} (here) differs "
+                f"from the run's public schema (there): {difference}",
                 remedy="agree on one schema: every site and the evaluation set must share it",
             )
         model = self._setup.load_model(terms.job, terms.schema)
@@ -334,12 +343,13 @@ class Site(Party):
 
         Raises:
             ConfigError, RemoteProtocolError: Contract, schema, code or data do not fit.
-            PolicyDenied: The limits in ``site.toml`` do not allow it.
+            PolicyDenied: The policy, or the limits in ``site.toml``, do not allow it.
             BudgetExhausted: The budget does not cover it.
         """
         self._check_limits(terms)
         source = self._source(terms)
         decision = self._setup.policy.decide(self._request(terms, source.contract))
+        decision.require()
         workload = self._workload(terms, source.contract)
         self._require_budget(terms)
         if terms.plan.unit != "none":
@@ -352,6 +362,12 @@ class Site(Party):
 
     def _train(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         state = self.state(terms.run_id)
+        if not state.number("accepted"):
+            raise RemoteProtocolError(
+                "round.not-accepted",
+                "a round was started of a run that this site did not accept",
+                party=message.sender.party,
+            )
         accepted = state.number("round")
         if message.round == accepted and message.digest == state.get("round-start"):
             stored = state.get("upload")
@@ -371,7 +387,9 @@ class Site(Party):
         with self.ports.store.transaction():
             model = self._advance(live, message)
             self._check_uncompleted(terms, live.chain)
-            made = contribute(self, terms, message, model, (live.workload, live.data))
+        # Training may take long: no transaction is open meanwhile, and nothing has left yet.
+        made = contribute(self, terms, message, model, (live.workload, live.data))
+        with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
 
@@ -442,20 +460,42 @@ class Site(Party):
 
     def _close(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         state = self.state(terms.run_id)
-        live = self._live(terms)
+        uploads = state.number("uploads")
+        epsilon = settled_epsilon(terms, uploads)
         with self.ports.store.transaction():
-            if message.body.previous is not None:
-                live.chain.apply(message.body.previous, message.chunks)
-            uploads = state.number("uploads")
-            if terms.plan.unit != "none":
-                epsilon = settled_epsilon(terms, uploads, live.chain.applied)
-                self.budget.settle(terms.run_id, epsilon)
+            if uploads and message.body.previous is not None:
+                self._follow(message, terms, now)
+            if self._settle(terms, epsilon):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             state.delete("upload")
             state.put_number("closed", 1)
             self.log(terms, now, "run.closed", complete=message.body.complete)
         self._runs.pop(terms.run_id, None)
         return [self.record(terms)]
+
+    def _follow(self, message: Received, terms: Terms, now: Milliseconds) -> None:
+        """Takes the last aggregate. One that does not fit is recorded, and the run settled all the same."""
+        try:
+            with self.ports.store.transaction():
+                model = self._live(terms).chain.apply(message.body.previous, message.chunks)
+                if model.digest != message.body.model:
+                    raise RemoteProtocolError(
+                        "finish.model",
+                        "the released model does not follow from the aggregates",
+                        party=message.sender.party,
+                    )
+        except TransportError:
+            raise
+        except TacitError as error:
+            self.last_error = error
+            self.log(terms, now, "round.refused", round=message.round, code=error.code)
+
+    def _settle(self, terms: Terms, epsilon: float) -> bool:
+        """Settles the run's reservation; false where there is none: refused, or without DP."""
+        reserved = any(entry.run == terms.run_id for entry in self.budget.entries())
+        if reserved:
+            self.budget.settle(terms.run_id, epsilon)
+        return reserved
 
     def _refuse(
         self, terms: Terms, message: Received, error: TacitError, now: Milliseconds
@@ -487,15 +527,14 @@ def charged_epsilon(terms: Terms, uploads: int) -> float:
     return terms.plan.epsilon(rounds=min(steps, terms.plan.rounds))
 
 
-def settled_epsilon(terms: Terms, uploads: int, applied: int) -> float:
+def settled_epsilon(terms: Terms, uploads: int) -> float:
     """What a closed run has spent at a site.
 
-    A stop may depend on what the aggregates showed, so once any was published the whole plan counts:
-    an epsilon of a data-dependent number of rounds would be no guarantee.
+    A stop may depend on what the aggregates showed, and a leader may keep an aggregate to itself. So
+    once anything was uploaded the whole plan counts: an epsilon of a data-dependent number of rounds
+    would be no guarantee.
     """
-    if uploads == 0:
-        return 0.0
-    return terms.plan.epsilon() if applied else terms.plan.epsilon(rounds=uploads)
+    return terms.plan.epsilon() if uploads else 0.0
 
 
 def policy_request(

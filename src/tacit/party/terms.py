@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
-from tacit.privacy.plan import Plan, make_plan
+from tacit.privacy.plan import Plan, make_plan, sample_bound
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName
 from tacit.wire.codec import encode
@@ -113,6 +113,7 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
         and plan.delta == privacy.delta
         and plan.helpers == len(manifest.helpers)
         and plan.max_colluding == manifest.max_colluding
+        and plan.units_bound == _units_bound(job, len(manifest.clients))
         and plan.canonical() == manifest.plan
     )
     colluding = max(plan.helpers - 1, 0) if privacy.noise == "own" else privacy.max_colluding
@@ -121,6 +122,14 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
         raise DecodeError("offer.plan", "the privacy plan does not fit the job")
     if privacy.unit == "record" and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
         raise DecodeError("offer.epsilon", "the privacy plan spends more epsilon than the job says")
+
+
+def _units_bound(job: JobSpec, clients: int) -> int:
+    """How many units a sum may hold; a larger bound would void the norm check of aggregates."""
+    privacy = job.privacy
+    if privacy.unit == "none":
+        return clients
+    return sample_bound(privacy.sampling_rate * privacy.expected_records)
 
 
 def choose_helpers(job: JobSpec, clients: tuple[PartyName, ...]) -> tuple[PartyName, ...]:
@@ -161,7 +170,7 @@ def check_cohort(
             raise ConfigError(
                 "job.roster",
                 f"'{missing[0]}' is not a {role} of the roster",
-                remedy="add it to federation.toml, or leave it out of the run",
+                remedy="correct 'name' in its site.toml, add it to federation.toml, or leave it out",
             )
         if len(roster.operators(names)) != len(names):
             raise ConfigError(
@@ -221,5 +230,5 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         max_colluding=privacy.max_colluding,
         own_noise=privacy.noise == "own",
         dimension=length,
-        units_bound=clients if privacy.unit == "none" else None,
+        units_bound=_units_bound(job, clients),
     )

@@ -67,19 +67,26 @@ ClassValue = bool | int | Annotated[str, Field(min_length=1, max_length=200)]
 class Source(Table):
     """Where the records lie."""
 
-    path: Annotated[str, Field(min_length=1, description="data file, relative to its base folder")]
-    format: Literal["csv", "parquet"] = Field(description="how the data file is written")
+    path: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Data file, relative to the site's folder (evaluation set: to the contract's).",
+        ),
+    ]
+    format: Literal["csv", "parquet"] = Field(description="How the data file is written.")
 
 
 class Generalise(Table):
     """How a value is made coarser."""
 
     method: Method = Field(
-        description="prefix (string), year, decade or age (date), bins (integer, number)"
+        description="`prefix` for `string`; `year`, `decade`, `age` for `date`; `bins` for `integer` "
+        "and `number`."
     )
-    length: int | None = Field(None, ge=1, le=64, description="prefix: characters that are left")
-    width: int | None = Field(None, ge=1, description="age, bins: width of one bin")
-    on: date | None = Field(None, description="age: the day on which the age is taken")
+    length: int | None = Field(None, ge=1, le=64, description="`prefix`: characters that are left.")
+    width: int | None = Field(None, ge=1, description="`age`, `bins`: width of one bin.")
+    on: date | None = Field(None, description="`age`: the day on which it is taken.")
 
     @model_validator(mode="after")
     def _keys_fit_method(self) -> Self:
@@ -94,20 +101,20 @@ class Generalise(Table):
 class Column(Table):
     """One column of the data file."""
 
-    name: Name = Field(description="column name as in the data file")
-    type: ColumnType = Field(description="what every cell must be")
-    class_: ColumnClass = Field(alias="class", description="how sensitive the column is")
-    action: Action = Field(description="what becomes of it")
-    lower: float | None = Field(None, description="feature: smallest possible value")
-    upper: float | None = Field(None, description="feature: largest possible value")
+    name: Name = Field(description="Name of the column, as in the data file.")
+    type: ColumnType = Field(description="What every cell must be.")
+    class_: ColumnClass = Field(alias="class", description="How sensitive the column is.")
+    action: Action = Field(description="What becomes of it before training.")
+    lower: float | None = Field(None, description="`feature`: smallest possible value.")
+    upper: float | None = Field(None, description="`feature`: largest possible value.")
     bounds_source: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="feature: where the bounds come from; never this data set"
+        None, description="`feature`: where the bounds come from; never this data set."
     )
     values: tuple[ClassValue, ...] | None = Field(
-        None, description="label: its classes in the order of their index"
+        None, description="`label`: its classes, in the order of their index."
     )
-    generalise: Generalise | None = Field(None, description="how, when action is generalise")
-    synthetic: bool = Field(False, description="whether the content is generated, not real")
+    generalise: Generalise | None = Field(None, description="How, when `action` is `generalise`.")
+    synthetic: bool = Field(False, description="Whether the content is generated, not real.")
 
     @model_validator(mode="after")
     def _action_fits_class(self) -> Self:
@@ -198,13 +205,13 @@ class Column(Table):
 class Contract(Table):
     """One data set of one site: its source and every one of its columns."""
 
-    version: Literal[1] = Field(description="version of this file's format")
-    name: ContractName = Field(description="name under which jobs ask for the data set")
-    description: str = Field("", description="what the data set is, for people")
-    public: bool = Field(False, description="whether anyone may see every record")
-    source: Source = Field(description="where the records lie")
+    version: Literal[1] = Field(description="Version of the file format.")
+    name: ContractName = Field(description="Name under which jobs ask for the data set.")
+    description: str = Field("", description="What the data set is, for people.")
+    public: bool = Field(False, description="Whether anyone may see every record.")
+    source: Source = Field(description="Where the records lie.")
     columns: Annotated[tuple[Column, ...], Field(min_length=2)] = Field(
-        description="every column of the data file; an undeclared one is refused"
+        description="Every column of the data file; an undeclared one is refused."
     )
 
     @model_validator(mode="after")

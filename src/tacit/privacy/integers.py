@@ -108,9 +108,7 @@ def _encode_block(values: NDArray[np.float64], bound: int, grid: float) -> NDArr
     # Bounded before the conversion: an int64 cast of a huge float would be undefined.
     ceiling = bound * grid
     x = truncate(np.clip(clipped, -ceiling, ceiling), grid)
-    np.clip(
-        x, -bound, bound, out=x
-    )  # again: the proof of _within assumes it, the floats do not count
+    np.clip(x, -bound, bound, out=x)  # the proof of _within counts on no float
     x[~_within(x, bound)] = 0
     return x
 

@@ -17,7 +17,7 @@ import rfc8785
 from tacit.errors import ConfigError, DecodeError
 from tacit.privacy import accounting, integers, noise, sampling
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "sample_bound"]
 
 Unit = Literal["record", "none"]
 
@@ -31,6 +31,8 @@ MIN_SHARE_VARIANCE = 8
 
 TAIL = 9
 """Standard deviations of noise that the ring leaves room for: exceeded with probability 6e-18."""
+
+ATTEMPTS = 5
 
 GRID_SHARE = 0.05
 """Largest grid in units of clip_norm / sqrt(dimension): truncation erases what is below the grid."""
@@ -238,10 +240,6 @@ def make_plan(  # noqa: PLR0913 - a plan has this many parameters; all are named
     colluding = max(helpers - 1, 0) if own_noise else max_colluding
     if not 1 <= dimension <= noise.MAX_DRAWS:
         raise _refused("model", f"its length {dimension} is out of range", "use a smaller model")
-    if units_bound is None:
-        mean = sampling_rate * expected_records
-        # where the mean makes no sense, Plan names the key at fault
-        units_bound = math.ceil(mean + 10.0 * math.sqrt(mean)) if 0.0 < mean < 2.0**31 else 1
     draft = Plan(
         unit=unit,
         rounds=rounds,
@@ -254,16 +252,22 @@ def make_plan(  # noqa: PLR0913 - a plan has this many parameters; all are named
         max_colluding=colluding,
         ring_bits=RING_BITS,
         grid=math.ldexp(1.0, math.frexp(clip_norm)[1] - 20) if _positive(clip_norm) else 1.0,
-        units_bound=units_bound,
+        units_bound=units_bound or sample_bound(sampling_rate * expected_records),
     )
     if unit == "none":
         return _fit_grid(draft, 0.0, dimension)
     multiplier = _multiplier(draft, epsilon)
-    plan = _fit_grid(draft, multiplier, dimension)
-    while plan.epsilon() > epsilon:  # the accountant's V - 4, or the last bit of the ratio
-        multiplier *= 1.0 + 1e-5
+    for _ in range(ATTEMPTS):
         plan = _fit_grid(draft, multiplier, dimension)
-    return plan
+        if plan.epsilon() <= epsilon:
+            return plan
+        multiplier *= 1.0 + 1e-5  # the accountant's V - 4, or the last bit of the ratio
+    raise AssertionError("the plan's noise does not agree with its calibration")
+
+
+def sample_bound(mean: float) -> int:
+    """Ten roots above the expected sample; where that makes no sense, Plan names the key at fault."""
+    return math.ceil(mean + 10.0 * math.sqrt(mean)) if 0.0 < mean < 2.0**31 else 1
 
 
 def _multiplier(draft: Plan, target: float) -> float:

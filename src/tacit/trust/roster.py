@@ -41,22 +41,26 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 class MemberTable(Table):
     """One party of the federation."""
 
-    name: str = Field(description="party name, 1 to 64 characters of a-z, 0-9 and -")
-    operator: str = Field(description="who runs the party, written like a party name")
-    region: str = Field(description="where the party runs, for policies")
-    roles: tuple[Role, ...] = Field(description="any of leader, client, helper")
-    key: str = Field(description="Ed25519 public key, 64 hexadecimal digits")
+    name: str = Field(description="Name of the party: 1 to 64 characters of a-z, 0-9 and -.")
+    operator: str = Field(
+        description="Who runs the party, written like a party name; cohorts count operators."
+    )
+    region: str = Field(description="Where the party runs; policies decide on it.")
+    roles: tuple[Role, ...] = Field(
+        description="What the party may act as; one party is the leader."
+    )
+    key: str = Field(description="Ed25519 public key, 64 hexadecimal digits.")
     signature: str = Field(
-        description="this operator's signature over the whole roster, 128 hexadecimal digits"
+        description="This operator's signature over the whole roster, 128 hexadecimal digits."
     )
 
 
 class RosterFile(Table):
     """``federation.toml``: the roster, signed by each operator."""
 
-    version: Literal[1] = Field(description="format version")
-    federation: str = Field(description="name of the federation")
-    member: tuple[MemberTable, ...] = Field(description="every party")
+    version: Literal[1] = Field(description="Version of the file format.")
+    federation: str = Field(description="Name of the federation.")
+    member: tuple[MemberTable, ...] = Field(description="Every party.")
 
 
 @dataclass(frozen=True, slots=True)
