@@ -36,10 +36,10 @@ demo: setup ## Train across four hospitals, privately, and verify the evidence
 	@$(BIN)/tacit demo
 
 test: setup ## Run the tests, without the long sweeps
-	$(BIN)/pytest --durations=10 -m 'not slow'
+	$(BIN)/pytest -n auto --durations=10 -m 'not slow'
 
 test-all: setup ## Run every test
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest -n auto --durations=10
 
 bench: setup ## Run every script in benchmarks/
 	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \

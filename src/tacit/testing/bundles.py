@@ -25,7 +25,7 @@ from tacit.learn.server import ServerRule, ServerState
 from tacit.ledger.log import Log, log_origin
 from tacit.party.job import JobSpec
 from tacit.policy.schema import FeatureColumn, Schema
-from tacit.privacy.plan import Plan
+from tacit.privacy.plan import Plan, sample_bound
 from tacit.secagg.masked import cohort_digest, round_context
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.store import MemoryStore
@@ -90,7 +90,7 @@ def _plan(job: JobSpec, helpers: int) -> Plan:
         max_colluding=job.privacy.max_colluding,
         ring_bits=32,
         grid=2.0**-16,
-        units_bound=400,
+        units_bound=sample_bound(0.5 * 400) if private else len(SITES),
     )
 
 
