@@ -36,7 +36,7 @@ from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
 from tacit.privacy.plan import Plan
 from tacit.trust.roster import Roster
-from tacit.types import Milliseconds, PartyName
+from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import open_message
 from tacit.wire.messages import Manifest, Offer
 
@@ -368,10 +368,12 @@ class Federation:
         source = _evaluation_source(job, base)
         schema = source.contract.schema()
 
-        def load(spec: JobSpec, public: Schema) -> LoadedModel:
+        def load(spec: JobSpec, public: Schema, code: Digest | None = None) -> LoadedModel:
             features, classes = len(public.features), len(public.classes)
             made = model(features, classes) if model is not None else None
-            return made or load_model(spec.model, base, features=features, classes=classes)
+            return made or load_model(
+                spec.model, base, features=features, classes=classes, expected=code
+            )
 
         helpers = choose_helpers(job, tuple(sorted(folders)))
         check_cohort(job, tuple(sorted(folders)), helpers, roster)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from tacit.errors import RoundAborted
+from tacit.party.contribute import chunk_info
 from tacit.testing.federation import (
     PLAIN,
     SITES,
@@ -15,8 +17,9 @@ from tacit.testing.federation import (
     write_small_federation,
 )
 from tacit.types import PartyName
-from tacit.wire.envelope import Envelope
+from tacit.wire.envelope import Envelope, digest
 from tacit.wire.messages import (
+    Accept,
     Finish,
     HelperKey,
     MaskRequest,
@@ -294,9 +297,57 @@ def test_resuming_a_closed_run_says_why_not(small):
 def test_resuming_a_run_that_never_began_says_why_not(small):
     small.start()
     small.restart(small.leader.address.party)
-    with pytest.raises(RoundAborted) as error:
-        small.leader.resume(small.clock())
-    assert error.value.code == "run.not-begun"
+    small.deliver(small.leader.resume(small.clock()))
+    assert small.leader.failure.code == "run.not-begun"
+    small.leader.tick(small.leader.deadline)  # nobody had heard of the run
+    assert small.leader.phase == "closed"
+
+
+def test_a_run_that_never_began_releases_what_sites_reserved(small):
+    small.deliver(small.start(), hold=Accept)
+    assert small.sites[NORTH].budget.spent().reserved_epsilon > 0
+    small.restart(small.leader.address.party)
+    small.deliver(small.leader.resume(small.clock()))
+    spent = small.sites[NORTH].budget.spent()
+    assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
+
+
+def test_a_client_whose_seeds_do_not_open_is_left_out_of_later_rounds(small):
+    uploads = sent_by(small, small.deliver(small.start(), hold=Upload))
+    upload = small.read(uploads[NORTH]).body
+    seeds = tuple(
+        dataclasses.replace(seed, sealed=seed.sealed[:-1] + bytes([seed.sealed[-1] ^ 1]))
+        for seed in upload.seeds
+    )
+    old = uploads[NORTH]
+    lie = small.lie(old, seeds=seeds)
+    opener = small.leader._work.opener
+    plain = [opener.open(c, chunk_info(digest(old.message), i)) for i, c in enumerate(old.chunks)]
+    chunks = tuple(
+        small.leader.ports.sealing.seal(c, opener.public_key, chunk_info(digest(lie.message), i))
+        for i, c in enumerate(plain)
+    )
+    small.deliver([Envelope(lie.receiver, lie.message, chunks)])
+    small.deliver([uploads[name] for name in OTHERS])
+    assert small.leader.durable.number("complete") == 1
+    sizes = [len(json.loads(event)["uploads"]) for event in events(small, "cohort.fixed")]
+    assert sizes == [4, 3, 3]
+
+
+def test_an_upload_for_another_context_excludes_its_client(small):
+    uploads = sent_by(small, small.deliver(small.start(), hold=Upload))
+    small.deliver([small.lie(uploads[NORTH], context=bytes(32))])
+    assert small.leader.failure.details["party"] == NORTH
+    small.deliver([uploads[name] for name in OTHERS])
+    sizes = [len(json.loads(event)["uploads"]) for event in events(small, "cohort.fixed")]
+    assert sizes == [3, 3, 3]
+
+
+def test_an_answer_for_another_context_blames_its_helper(small):
+    answers = sent_by(small, small.deliver(small.until(MaskRequest).values(), hold=MaskSum))
+    small.leader.receive(small.lie(answers[NORTH], context=bytes(32)), small.clock())
+    assert small.leader.failure.details["party"] == NORTH
+    assert small.leader.chain.completed == 0
 
 
 def test_a_restart_while_the_logs_come_in_ends_as_it_would_have(small):

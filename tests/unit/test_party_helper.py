@@ -208,7 +208,18 @@ def test_only_the_leader_of_the_run_is_heard(tmp_path):
     client = small.sites[SITES[0]]
     address = small.helpers[NORTH].address
     forged = client.send(small.terms, address, small.read(request).body, round_number=1)
-    refused(small, forged, "message.sender", culprit=SITES[0])
+    before = len(small.helpers[NORTH].ports.log)
+    assert small.helpers[NORTH].receive(forged, small.clock()) == []
+    assert len(small.helpers[NORTH].ports.log) == before
+
+
+def test_offers_by_anybody_but_their_leader_leave_no_trace(tmp_path):
+    small = federation(tmp_path)
+    client = small.sites[SITES[0]]
+    before = len(small.helpers[NORTH].ports.log)
+    forged = client.send(small.terms, small.helpers[NORTH].address, small.offer)
+    assert small.helpers[NORTH].receive(forged, small.clock()) == []
+    assert len(small.helpers[NORTH].ports.log) == before
 
 
 def test_a_closed_run_gets_no_key_and_no_answer(tmp_path):

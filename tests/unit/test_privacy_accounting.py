@@ -8,6 +8,7 @@ import pytest
 from dp_accounting import dp_event, rdp
 from dp_accounting.pld import pld_privacy_accountant
 from dp_accounting.privacy_accountant import NeighboringRelation
+from scipy.stats import norm
 
 from tacit.privacy.accounting import calibrate, epsilon
 
@@ -73,7 +74,7 @@ def test_calibration_matches_the_analytic_gaussian():
 
 def test_calibration_refuses_the_unreachable():
     with pytest.raises(ValueError, match="no noise multiplier"):
-        calibrate(target_epsilon=1e-12, delta=1e-12, sampling_rate=1.0, rounds=1)
+        calibrate(target_epsilon=1e-12, delta=1e-10, sampling_rate=1.0, rounds=1)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,13 @@ def test_calibration_refuses_arguments_out_of_range(change):
     arguments = {"target_epsilon": 1.0, "sampling_rate": 0.5, "rounds": 1, "delta": DELTA} | change
     with pytest.raises(ValueError, match="must"):
         calibrate(**arguments)
+
+
+@pytest.mark.parametrize(("delta", "rounds", "z"), [(1e-10, 10_000, 100.0), (1e-9, 100_000, 200.0)])
+def test_small_deltas_are_not_under_reported(delta, rounds, z):
+    """T releases without sampling are one Gaussian of ratio z / sqrt(T), whose delta is exact."""
+    claimed = epsilon(noise_ratio=z, sampling_rate=1.0, rounds=rounds, delta=delta)
+    ratio = z / math.sqrt(rounds)
+    above = norm.sf(claimed * ratio - 0.5 / ratio)
+    below = math.exp(claimed + norm.logsf(claimed * ratio + 0.5 / ratio))
+    assert above - below <= delta

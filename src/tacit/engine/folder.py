@@ -25,7 +25,7 @@ from tacit.privacy.budget import Budget, Entry, Spent
 from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
-from tacit.types import Entropy, PartyName, Sealing
+from tacit.types import Digest, Entropy, PartyName, Sealing
 
 __all__ = [
     "FolderSource",
@@ -38,7 +38,7 @@ __all__ = [
 
 TOKEN_KEY_BYTES = 32
 STATE = Path("state") / "tacit.db"
-LoadModel = Callable[[JobSpec, Schema], LoadedModel]
+LoadModel = Callable[[JobSpec, Schema, Digest], LoadedModel]
 
 
 @dataclass(frozen=True, slots=True)

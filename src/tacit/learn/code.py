@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tacit.errors import ConfigError
+from tacit.errors import ConfigError, PolicyDenied
 from tacit.files import read_limited
 from tacit.learn.models import LogisticRegression, Model
 from tacit.types import Digest
@@ -24,7 +24,7 @@ __all__ = ["LoadedModel", "code_digest", "load_model"]
 
 _SIZE_LIMIT = 1024 * 1024
 _SHIPPED = {"logistic": LogisticRegression}
-_SPEC = re.compile(r"(?P<file>[^:]+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
+_SPEC = re.compile(r"(?P<file>[A-Za-z0-9_./-]+\.py):(?P<name>[A-Za-z_][A-Za-z0-9_]*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,9 @@ class LoadedModel:
     pinned: bool
 
 
-def load_model(spec: str, base: Path, *, features: int, classes: int) -> LoadedModel:
+def load_model(
+    spec: str, base: Path, *, features: int, classes: int, expected: Digest | None = None
+) -> LoadedModel:
     """Loads a shipped model or ``file.py:Name``.
 
     The file's code runs in this process, with its rights: a site decides by policy and by the digest
@@ -55,8 +57,10 @@ def load_model(spec: str, base: Path, *, features: int, classes: int) -> LoadedM
         base: Folder of the job file.
         features: Number of features of a record.
         classes: Number of classes.
+        expected: Digest that the code must have; any other code is refused before it runs.
 
     Raises:
+        PolicyDenied: The code is not the expected one.
         ConfigError: Unknown model, missing file or name, code that fails, an unsuitable module, or
             torch is not installed.
 
@@ -65,6 +69,7 @@ def load_model(spec: str, base: Path, *, features: int, classes: int) -> LoadedM
         ``tests/unit/test_learn_code.py::test_any_changed_byte_changes_the_digest``.
     """
     if spec in _SHIPPED:
+        _require(_shipped_digest(), expected, spec)
         model = _SHIPPED[spec](features, classes)
         return LoadedModel(model=model, code=_shipped_digest(), pinned=True)
     match = _SPEC.fullmatch(spec)
@@ -75,11 +80,21 @@ def load_model(spec: str, base: Path, *, features: int, classes: int) -> LoadedM
         raise _bad_spec(spec, "name a file inside the job's folder")
     source = read_limited(base / path, _SIZE_LIMIT)
     code = code_digest([(str(path), source)])
+    _require(code, expected, spec)
     return LoadedModel(
         model=_torch_model(source, base / path, match["name"], features, classes),
         code=code,
         pinned=True,
     )
+
+
+def _require(code: Digest, expected: Digest | None, spec: str) -> None:
+    if expected is not None and code != expected:
+        raise PolicyDenied(
+            "learn.other-code",
+            f"the code of model '{spec}' here is not the code that the run names",
+            remedy="every site must review and install the same model file",
+        )
 
 
 def code_digest(files: Iterable[tuple[str, bytes]]) -> Digest:

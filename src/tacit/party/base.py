@@ -10,16 +10,18 @@ from tacit.ledger.log import Log, log_origin
 from tacit.party.terms import Terms
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Entropy, Milliseconds, PartyName, Role, Sealing, Signer, Store
+from tacit.wire.codec import encode
 from tacit.wire.envelope import (
     Address,
     Channel,
     Envelope,
     Received,
+    digest,
     open_message,
     sign_message,
     split_chunks,
 )
-from tacit.wire.messages import MAX_SIGNED, Record
+from tacit.wire.messages import MAX_SIGNED, Offer, Record
 
 __all__ = ["Party", "Ports", "RunState", "pack", "unpack"]
 
@@ -142,6 +144,28 @@ class Party:
         if limit:
             return open_message(raw, self.roster.authenticate, limit=limit, chunks=chunks)
         return open_message(raw, self.roster.authenticate, chunks=chunks)
+
+    def leads(self, message: Received, terms: Terms) -> bool:
+        """Whether a message is the run's leader's own; anybody else's is not worth an answer."""
+        header = message.header
+        return message.sender == self.leader(terms) and (
+            header.run,
+            header.job,
+            header.roster,
+        ) == (terms.run, terms.manifest.job, terms.manifest.roster)
+
+    def offered(self, message: Received) -> Terms | None:
+        """The terms of an offer; None when it is not its leader's own, before any work is spent.
+
+        Raises:
+            RemoteProtocolError: The offer is inconsistent or unsafe.
+        """
+        offer: Offer = message.body
+        leader = Address(PartyName(offer.manifest.leader), "leader")
+        if message.sender != leader or message.header.run != digest(encode(offer.manifest)):
+            return None
+        terms = Terms.of(offer, self.roster)
+        return terms if self.leads(message, terms) else None
 
     def open_signed(self, raw: bytes, terms: Terms, kind: type, role: Role) -> Received:
         """Opens a message that another one carries; it must belong to the same run.

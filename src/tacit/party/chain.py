@@ -157,7 +157,10 @@ class ModelChain:
                     "chain.answer",
                     f"{answer.sender.party} answered for another cohort or round",
                 )
-        self._check_own_part(aggregate, {answer.body.context for answer in answers})
+        contexts = {answer.body.context for answer in answers}
+        if len(contexts) > 1:
+            raise self._fault("chain.context", "the helpers answered for different contexts")
+        self._check_own_part(aggregate, contexts)
 
     def _fault(self, code: str, message: str) -> RemoteProtocolError:
         return RemoteProtocolError(code, message, party=self.terms.manifest.leader)

@@ -19,7 +19,7 @@ from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Envelope, Received, digest, split_chunks
 from tacit.wire.messages import HelperKey, RoundStart, Upload
 
-__all__ = ["Contribution", "chunk_info", "contribute", "helper_keys"]
+__all__ = ["Contribution", "chunk_info", "contribute", "helper_keys", "upload_context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def contribute(
     keys = helper_keys(party, terms, message.round, body.keys)
     workload, data = training
     vector = workload.contribution(model, data, terms.plan, party.ports.entropy)
-    protect = _masked if terms.masked else _plain
-    context, hidden = protect(party, terms, (message.round, model.digest), keys, vector)
+    context = upload_context(terms, message.round, model.digest, keys)
+    hidden = _masked(party, context, keys, vector) if terms.masked else Masked(vector, ())
     reference, chunks = split_chunks(hidden.vector.astype("<u4", copy=False).tobytes(), len(vector))
     upload = Upload(context=context, seeds=hidden.seeds, vector=reference)
     signed = party.send(terms, party.leader(terms), upload, round_number=message.round)
@@ -63,15 +63,11 @@ def contribute(
 Keys = Sequence[tuple[PartyName, bytes]]
 
 
-def _masked(
-    party: Party,
-    terms: Terms,
-    place: tuple[int, Digest],
-    keys: Keys,
-    vector: NDArray[np.uint32],
-) -> tuple[Digest, Masked]:
-    round_number, model = place
-    context = round_context(
+def upload_context(terms: Terms, round_number: int, model: Digest, keys: Keys) -> Digest:
+    """What every honest upload of a round names, and every honest answer too."""
+    if not terms.masked:
+        return plain_context(run=terms.run, round_number=round_number, model=model)
+    return round_context(
         run=terms.run,
         round_number=round_number,
         roster=Digest(terms.manifest.roster),
@@ -80,7 +76,10 @@ def _masked(
         plan=terms.manifest.plan,
         keys=keys,
     )
-    hidden = mask(
+
+
+def _masked(party: Party, context: Digest, keys: Keys, vector: NDArray[np.uint32]) -> Masked:
+    return mask(
         vector,
         context=context,
         client=party.address.party,
@@ -88,20 +87,6 @@ def _masked(
         sealing=party.ports.sealing,
         entropy=party.ports.entropy,
     )
-    return context, hidden
-
-
-def _plain(
-    _party: Party,
-    terms: Terms,
-    place: tuple[int, Digest],
-    _keys: Keys,
-    vector: NDArray[np.uint32],
-) -> tuple[Digest, Masked]:
-    """The baseline that every site's policy must permit: the leader sees the vector."""
-    round_number, model = place
-    context = plain_context(run=terms.run, round_number=round_number, model=model)
-    return context, Masked(vector=vector, seeds=())
 
 
 def helper_keys(party: Party, terms: Terms, round_number: int, signed: Sequence[bytes]) -> Keys:

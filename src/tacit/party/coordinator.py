@@ -21,7 +21,7 @@ from tacit.errors import (
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
-from tacit.party.contribute import chunk_info
+from tacit.party.contribute import chunk_info, upload_context
 from tacit.party.terms import Terms
 from tacit.party.transcript import Transcript
 from tacit.party.workload import Workload
@@ -59,6 +59,7 @@ class RoundWork:
     """What the leader holds of the round in progress; lost with the process."""
 
     number: int
+    context: bytes = b""
     opener: Opener | None = None
     uploads: dict[PartyName, Received] = field(default_factory=dict)
     dropped: set[PartyName] = field(default_factory=set)
@@ -100,6 +101,7 @@ class Coordinator(Party):
         self._records: set[PartyName] = set()
         self._work = RoundWork(number=0)
         self._failed_rounds = 0
+        self._excluded: set[PartyName] = set()
 
     # --- what an engine calls ----------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class Coordinator(Party):
         """Goes on after a restart, from the last closed round.
 
         Raises:
-            RoundAborted: The run was closed, or never began.
+            RoundAborted: The run was closed.
         """
         run, ending = self.terms.run_id[:16], self.durable.get("complete")
         if self.durable.number("closed"):
@@ -137,12 +139,13 @@ class Coordinator(Party):
         raw = self.transcript.matching("accept-")
         self._accepts = {m.sender.party: m for m in map(self.open, raw)}
         if set(self._accepts) != set(self.terms.clients):
-            raise RoundAborted(
+            self.failure = RoundAborted(
                 "run.not-begun",
                 f"run {run} was stopped before every site had accepted it",
                 retryable=False,
-                remedy="start a new run; nothing had left a site",
+                remedy="start a new run; nothing had left a site, and nothing was charged",
             )
+            return self._finish(False, now)  # So that sites release what they reserved.
         return self._abort_round("leader-restarted", self.durable.number("round"), now)
 
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
@@ -176,7 +179,9 @@ class Coordinator(Party):
             case "collecting":
                 try:
                     return self._fix_cohort(now)
-                except RemoteProtocolError as error:
+                except TransportError:
+                    raise
+                except TacitError as error:
                     return self._blame(error, now)
             case "unmasking":
                 return self._fail_round("helper-timeout", now)
@@ -278,11 +283,12 @@ class Coordinator(Party):
             previous=previous,
         )
         self.phase = "collecting"
-        self._work = RoundWork(number=number, opener=opener)
+        helper_keys = [(name, self._keys[name].body.key) for name in self.terms.helpers]
+        context = upload_context(self.terms, number, model.digest, helper_keys)
+        self._work = RoundWork(number, context, opener, dropped=set(self._excluded))
         self._wait(now)
-        return [
-            self._to(Address(name, "client"), body, number, chunks) for name in self.terms.clients
-        ]
+        asked = [name for name in self.terms.clients if name not in self._excluded]
+        return [self._to(Address(name, "client"), body, number, chunks) for name in asked]
 
     def _previous(self) -> tuple[Aggregate | None, tuple[bytes, ...]]:
         stored = self.durable.get("previous")
@@ -301,7 +307,13 @@ class Coordinator(Party):
             return []
         opener = work.opener
         assert opener is not None
+        upload: Upload = message.body
+        sealed_to = [seed.helper for seed in upload.seeds]
+        if upload.context != work.context or sealed_to != list(self.terms.helpers):
+            return self._exclude(name, "an upload for another context", now)
         try:
+            if len(message.chunks) != len(upload.vector.digests):
+                raise DecodeError("wire.chunks", f"the upload of {name} came without its chunks")
             chunks = tuple(
                 opener.open(chunk, chunk_info(message.digest, index))
                 for index, chunk in enumerate(message.chunks)
@@ -360,10 +372,11 @@ class Coordinator(Party):
         work = self._work
         if message.round != work.number:
             return []
-        if message.body.cohort != cohort_digest([upload.digest for upload in self._cohort()]):
+        cohort = cohort_digest([upload.digest for upload in self._cohort()])
+        if (message.body.cohort, message.body.context) != (cohort, work.context):
             raise RemoteProtocolError(
                 "leader.cohort",
-                f"helper {message.sender.party} answered for another cohort",
+                f"helper {message.sender.party} answered for another cohort or context",
                 party=message.sender.party,
             )
         join_chunks(message.body.vector, message.chunks, self.terms.manifest.length)
@@ -438,7 +451,17 @@ class Coordinator(Party):
         if client:
             self._work.dropped.add(message.sender.party)
             return self._maybe_fix_cohort(now)
+        if refusal.culprit in self.terms.clients:
+            # Its word against the client's; but without it there is no sum with that client.
+            self._excluded.add(PartyName(refusal.culprit))
         return self._fail_round("helper-refused", now)
+
+    def _exclude(self, name: PartyName, why: str, now: Milliseconds) -> list[Envelope]:
+        """Leaves a client that broke the protocol out of this and all later rounds."""
+        self.failure = RemoteProtocolError("leader.excluded", f"{name} sent {why}", party=name)
+        self._excluded.add(name)
+        self._work.dropped.add(name)
+        return self._maybe_fix_cohort(now)
 
     def _wait_over(self, now: Milliseconds) -> list[Envelope]:
         missing = sorted(set(self.terms.clients) - set(self._accepts))

@@ -81,25 +81,13 @@ class Helper(Party):
             return self._refuse(terms, message, error, now)
 
     def _terms_of(self, message: Received) -> Terms | None:
-        """The terms of the run that a message belongs to; None for an unknown run."""
+        """The terms of the run that a message belongs to; None unless its leader sent it."""
         if isinstance(message.body, Offer):
-            return Terms.of(message.body, self.roster)
-        return self.known_terms(message.header.run.hex())
+            return self.offered(message)
+        terms = self.known_terms(message.header.run.hex())
+        return terms if terms is not None and self.leads(message, terms) else None
 
     def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
-        header = message.header
-        if (header.run, header.job, header.roster) != (
-            terms.run,
-            terms.manifest.job,
-            terms.manifest.roster,
-        ):
-            raise RemoteProtocolError("message.run", "a message names another run or job")
-        if message.sender != self.leader(terms):
-            raise RemoteProtocolError(
-                "message.sender",
-                f"{message.sender} is not the leader of the run",
-                party=message.sender.party,
-            )
         if self.state(terms.run_id).number("closed"):
             own = self.address.party not in terms.clients
             return [self.record(terms)] if own and isinstance(message.body, Finish) else []
@@ -161,6 +149,8 @@ class Helper(Party):
         if stored is not None:
             # A repeat gets the stored bytes, never a second computation.
             return [unpack(stored, self.leader(terms)), *self._next_key(terms, message.round, now)]
+        if message.round < state.number("key-round"):
+            return []  # A round that went by: its key is gone, there is nothing to say.
         held = self._keys.get(terms.run)
         if held is None or held.round != message.round:
             raise RemoteProtocolError("helper.no-key", f"no key of round {message.round} is held")

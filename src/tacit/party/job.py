@@ -163,6 +163,10 @@ class JobSpec(Table):
                 "aggregation.protocol 'plain' has no helpers to add noise; "
                 "use 'masked' or privacy.unit = 'none'"
             )
+        if self.privacy.unit == "none" and self.privacy.noise == "own":
+            raise ValueError(
+                "privacy.noise 'own' adds no noise when privacy.unit is 'none'; leave it out"
+            )
         return self
 
     @classmethod

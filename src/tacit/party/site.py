@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,18 +23,24 @@ from tacit.party.chain import ModelChain
 from tacit.party.config import SiteConfig
 from tacit.party.contribute import Contribution, contribute
 from tacit.party.job import JobSpec
+from tacit.party.price import (
+    charged_epsilon,
+    policy_request,
+    public_code,
+    settled_epsilon,
+)
 from tacit.party.terms import Terms
 from tacit.party.workload import TrainingData, Workload
-from tacit.policy.cedar import UNBOUNDED_EPSILON, Decision, Policy, Request
+from tacit.policy.cedar import Decision, Policy, Request
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema, schema_difference
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
-from tacit.types import Milliseconds, PartyName
+from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import Accept, Finish, Offer, Refusal, RoundAbort, RoundStart
 
-__all__ = ["DataSource", "Examination", "Site", "SiteSetup", "policy_request"]
+__all__ = ["DataSource", "Examination", "Site", "SiteSetup"]
 
 
 class DataSource(Protocol):
@@ -55,6 +60,10 @@ class DataSource(Protocol):
         ...
 
 
+MIN_HONEST = 2
+"""Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
+
+
 @dataclass(frozen=True, slots=True)
 class SiteSetup:
     """What a site operator brings: configuration, policy, data sets and approved code."""
@@ -62,7 +71,7 @@ class SiteSetup:
     config: SiteConfig
     policy: Policy
     sources: Mapping[str, DataSource]
-    load_model: Callable[[JobSpec, Schema], LoadedModel]
+    load_model: Callable[[JobSpec, Schema, Digest], LoadedModel]
     code_pinned: bool = True
 
 
@@ -122,34 +131,31 @@ class Site(Party):
             DecodeError, SignatureError: The bytes prove no sender; nothing was changed.
         """
         message = self.open(envelope.message, envelope.chunks)
-        if isinstance(message.body, Offer):
-            return self._consider(message, now)
-        terms = self.known_terms(message.header.run.hex())
-        if terms is None:
-            return []
+        try:
+            if isinstance(message.body, Offer):
+                terms = self.offered(message)
+            else:
+                terms = self.known_terms(message.header.run.hex())
+        except RemoteProtocolError as error:
+            self.last_error = error
+            return []  # Without consistent terms there is no run to answer in.
+        if terms is None or not self.leads(message, terms):
+            return []  # Only the run's own leader is worth an answer.
         try:
             return self._handle(message, terms, now)
         except TacitError as error:
             return self._refuse(terms, message, error, now)
 
     def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
-        if message.sender != self.leader(terms) or message.header.job != terms.manifest.job:
-            raise RemoteProtocolError(
-                "message.sender",
-                f"{message.sender} does not lead this run and job",
-                party=message.sender.party,
-            )
         if self.state(terms.run_id).number("closed"):
             return [self.record(terms)] if isinstance(message.body, Finish) else []
         match message.body:
+            case Offer():
+                return self._consider(message, terms, now)
             case RoundStart():
                 return self._train(message, terms, now)
             case RoundAbort():
-                with self.ports.store.transaction():
-                    self.log(
-                        terms, now, "round.aborted", round=message.round, code=message.body.code
-                    )
-                return []
+                return self._note_abort(message, terms, now)
             case Finish():
                 return self._close(message, terms, now)
             case _:
@@ -157,13 +163,8 @@ class Site(Party):
 
     # --- the offer ---------------------------------------------------------------------------
 
-    def _consider(self, message: Received, now: Milliseconds) -> list[Envelope]:
+    def _consider(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """Decides on an offer: policy first, then budget, then data."""
-        try:
-            terms = self._offered(message)
-        except RemoteProtocolError as error:
-            self.last_error = error
-            return []  # Without consistent terms there is no run to answer in.
         state = self.state(terms.run_id)
         if state.get("offer") is not None:
             return []  # A run is never accepted twice.
@@ -179,18 +180,7 @@ class Site(Party):
                 roster=terms.manifest.roster.hex(),
                 leader=terms.manifest.leader,
             )
-        try:
-            return self._accept(terms, state, now)
-        except TacitError as error:
-            return self._refuse(terms, message, error, now)
-
-    def _offered(self, message: Received) -> Terms:
-        terms = Terms.of(message.body, self.roster)
-        if message.sender != self.leader(terms) or message.header.run != terms.run:
-            raise RemoteProtocolError(
-                "offer.sender", "the offer is not from its own leader", party=message.sender.party
-            )
-        return terms
+        return self._accept(terms, state, now)
 
     def _accept(self, terms: Terms, state: RunState, now: Milliseconds) -> list[Envelope]:
         self._check_limits(terms)
@@ -247,6 +237,16 @@ class Site(Party):
                 f"{limits.max_colluding_helpers} that site {name} expects to collude",
                 remedy="name more helpers in aggregation.helpers",
             )
+        if (
+            terms.plan.unit == "none"
+            and terms.manifest.min_cohort - limits.max_colluding_helpers < MIN_HONEST
+        ):
+            raise PolicyDenied(
+                "limits.cohort",
+                f"sums of {terms.manifest.min_cohort} without noise are too small for site {name}, "
+                f"which expects up to {limits.max_colluding_helpers} to collude",
+                remedy="raise aggregation.min_cohort in the job",
+            )
         if terms.plan.unit != "none" and terms.plan.max_colluding < limits.max_colluding_helpers:
             raise PolicyDenied(
                 "limits.noise-margin",
@@ -277,7 +277,8 @@ class Site(Party):
                 f"from the run's public schema (there): {difference}",
                 remedy="agree on one schema: every site and the evaluation set must share it",
             )
-        model = self._setup.load_model(terms.job, terms.schema)
+        code = Digest(terms.manifest.code)
+        model = self._setup.load_model(terms.job, terms.schema, code)
         if model.code != terms.manifest.code or model.model.dimension != terms.manifest.dimension:
             raise PolicyDenied(
                 "site.code",
@@ -369,18 +370,11 @@ class Site(Party):
                 party=message.sender.party,
             )
         accepted = state.number("round")
-        if message.round == accepted and message.digest == state.get("round-start"):
-            stored = state.get("upload")
+        if message.digest == state.get(f"start/{message.round}"):
+            stored = state.get("upload") if message.round == accepted else None
             return [unpack(stored, self.leader(terms))] if stored is not None else []
         if not accepted < message.round <= terms.manifest.rounds:
-            with self.ports.store.transaction():
-                # A leader that asks twice for one round, differently, convicts itself.
-                state.put(f"conflict/{message.round}", message.raw)
-            raise RemoteProtocolError(
-                "round.not-new",
-                f"round {message.round} was offered after round {accepted}",
-                party=message.sender.party,
-            )
+            return self._conflict(message, terms, now)
         live = self._live(terms)
         if live.data is None:
             live.data = live.workload.prepare(self._source(terms).read())
@@ -392,6 +386,27 @@ class Site(Party):
         with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
+
+    def _conflict(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        """A leader that asks twice for one round, differently, convicts itself: the first is kept."""
+        state = self.state(terms.run_id)
+        if state.get("conflict") is not None:
+            return []
+        with self.ports.store.transaction():
+            state.put("conflict", message.raw)
+        raise RemoteProtocolError(
+            "round.not-new",
+            f"round {message.round} was offered after round {state.number('round')}",
+            party=message.sender.party,
+        )
+
+    def _note_abort(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        state = self.state(terms.run_id)
+        if state.number("aborted") < message.round <= terms.manifest.rounds:
+            with self.ports.store.transaction():
+                state.put_number("aborted", message.round)
+                self.log(terms, now, "round.aborted", round=message.round, code=message.body.code)
+        return []
 
     def _advance(self, live: Live, message: Received) -> ServerState:
         """Brings the model chain to the round's model, which must be the one that the leader names."""
@@ -443,7 +458,7 @@ class Site(Party):
             self.log(terms, now, "budget.charged", round=message.round, epsilon=repr(epsilon))
         state.put_number("uploads", uploads)
         state.put_number("round", message.round)
-        state.put("round-start", message.digest)
+        state.put(f"start/{message.round}", message.digest)
         state.put("upload", pack(made.envelope))
         state.put("upload-digest", digest(made.envelope.message))
         state.put("context", made.context)
@@ -502,9 +517,10 @@ class Site(Party):
     ) -> list[Envelope]:
         """Tells the leader the code only; message and remedy stay here."""
         self.last_error = error
+        code = public_code(error)
         with self.ports.store.transaction():
-            self.log(terms, now, "round.refused", round=message.round, code=error.code)
-        refusal = Refusal(code=error.code, culprit="")
+            self.log(terms, now, "round.refused", round=message.round, code=code)
+        refusal = Refusal(code=code, culprit="")
         return [self.send(terms, self.leader(terms), refusal, round_number=message.round)]
 
     def _live(self, terms: Terms) -> Live:
@@ -515,48 +531,3 @@ class Site(Party):
             chain = ModelChain(self, terms, workload, self.state(terms.run_id))
             live = self._runs[terms.run_id] = Live(terms=terms, chain=chain, workload=workload)
         return live
-
-
-def charged_epsilon(terms: Terms, uploads: int) -> float:
-    """An upper bound of what ``uploads`` rounds cost, charged before the last of them leaves.
-
-    It is the exact cost of the next power of two of rounds, so that a run of T rounds needs the
-    accountant about log2(T) times.
-    """
-    steps = 1 << (uploads - 1).bit_length()
-    return terms.plan.epsilon(rounds=min(steps, terms.plan.rounds))
-
-
-def settled_epsilon(terms: Terms, uploads: int) -> float:
-    """What a closed run has spent at a site.
-
-    A stop may depend on what the aggregates showed, and a leader may keep an aggregate to itself. So
-    once anything was uploaded the whole plan counts: an epsilon of a data-dependent number of rounds
-    would be no guarantee.
-    """
-    return terms.plan.epsilon() if uploads else 0.0
-
-
-def policy_request(
-    terms: Terms, roster: Roster, *, site: SiteConfig, contract: Contract, pinned: bool
-) -> Request:
-    """What the site's policy is asked about a run."""
-    private = terms.plan.unit != "none"
-    others = [PartyName(terms.manifest.leader), *terms.helpers]
-    return Request(
-        principal=PartyName(terms.manifest.leader),
-        dataset=contract.name,
-        purpose=terms.job.purpose,
-        region=site.region,
-        regions=frozenset(roster.member(name).region for name in others),
-        aggregation=terms.job.aggregation.protocol,
-        epsilon_milli=math.ceil(terms.plan.epsilon() * 1000) if private else UNBOUNDED_EPSILON,
-        private=private,
-        helpers=len(terms.helpers),
-        max_colluding=terms.manifest.max_colluding,
-        min_cohort=terms.manifest.min_cohort,
-        own_helper=site.name in terms.helpers,
-        own_noise=terms.manifest.own_noise,
-        code="pinned" if pinned else "not pinned",
-        attestation="none",
-    )

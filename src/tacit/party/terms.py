@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
+from tacit.privacy.noise import MAX_DRAWS
 from tacit.privacy.plan import Plan, make_plan, sample_bound
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName
@@ -23,6 +24,8 @@ __all__ = ["PROTOCOLS", "Terms", "check_cohort", "choose_helpers", "plan_for"]
 
 PROTOCOLS = {"masked": "masked/1", "plain": "plain/1"}
 MAX_DEFAULT_HELPERS = 8
+MAX_BATCH_ELEMENTS = 2**27
+"""Elements of one micro-batch of per-record gradients: 1 GiB as float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Terms:
             schema = Schema.from_canonical(offer.schema)
             plan = Plan.from_record(json.loads(manifest.plan))
             _check(offer, job, plan, roster)
-        except (ValueError, ConfigError, DecodeError) as error:
+        except (ValueError, RecursionError, ConfigError, DecodeError) as error:
             raise RemoteProtocolError(
                 "offer.inconsistent",
                 f"the leader's offer is inconsistent: {error}",
@@ -89,10 +92,14 @@ def _check(offer: Offer, job: JobSpec, plan: Plan, roster: Roster) -> None:
     if manifest.protocol != PROTOCOLS[job.aggregation.protocol]:
         raise DecodeError("offer.protocol", "the run uses another protocol than the job")
     extra = 1 if job.training.algorithm == "fedavg" else 0
+    if manifest.length > MAX_DRAWS:
+        raise DecodeError("offer.length", "the vector is too long")
     if (manifest.length, manifest.rounds) != (manifest.dimension + extra, job.rounds):
         raise DecodeError("offer.length", "vector length or rounds do not fit the job")
     if (manifest.ring_bits, manifest.min_cohort) != (plan.ring_bits, job.aggregation.min_cohort):
         raise DecodeError("offer.encoding", "encoding or cohort do not fit the job")
+    if job.training.micro_batch * manifest.dimension > MAX_BATCH_ELEMENTS:
+        raise DecodeError("offer.micro-batch", "one micro-batch of gradients would be too large")
     _check_plan(plan, job, manifest)
     check_cohort(
         job,
@@ -200,12 +207,15 @@ def _check_helpers(
             remedy="add sites or name helpers in aggregation.helpers",
             key="aggregation.helpers",
         )
-    everyone_helps = job.privacy.noise == "own" and set(clients) <= set(helpers)
-    if job.aggregation.min_cohort - job.privacy.max_colluding < 2 and not everyone_helps:
+    own = job.privacy.noise == "own"
+    colluding = len(helpers) - 1 if own else job.privacy.max_colluding
+    # Only real noise, of every client's own, makes a sum of one harmless.
+    everyone_helps = own and job.privacy.unit == "record" and set(clients) <= set(helpers)
+    if job.aggregation.min_cohort - colluding < 2 and not everyone_helps:
         raise ConfigError(
             "job.cohort-too-small",
-            f"min_cohort {job.aggregation.min_cohort} minus max_colluding "
-            f"{job.privacy.max_colluding} leaves fewer than two honest sites in a sum",
+            f"min_cohort {job.aggregation.min_cohort} minus {colluding} colluding "
+            "leaves fewer than two honest sites in a sum",
             remedy="raise aggregation.min_cohort, or let every site help with privacy.noise = 'own'",
             key="aggregation.min_cohort",
         )

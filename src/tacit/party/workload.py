@@ -32,6 +32,8 @@ __all__ = ["TrainingData", "Workload", "first_model_seed"]
 
 Floats = NDArray[np.float64]
 
+LEAST_RECORDS = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
@@ -139,8 +141,10 @@ class Workload:
         """The server step on a round's integer sum ``int64[length]``; elementwise float64."""
         values = decode_fixed(total, plan.grid)
         if self.job.training.algorithm == "fedavg":
+            # Honest weights add up to at least one record; less would blow the step up.
             weight = values[-1]
-            gradient = -values[:-1] / weight if weight > 0 else np.zeros(self.dimension)
+            enough = weight * plan.expected_records >= LEAST_RECORDS
+            gradient = -values[:-1] / weight if enough else np.zeros(self.dimension)
         else:
             gradient = values / plan.divisor
         return self.rule.step(state, gradient)

@@ -219,10 +219,10 @@ class SmallFederation:
         for name in names:
             self._open(name)
 
-    def load_model(self, job: JobSpec, schema: Schema) -> LoadedModel:
+    def load_model(self, job: JobSpec, schema: Schema, code: Digest | None = None) -> LoadedModel:
         """The job's model for the schema."""
         features, classes = len(schema.features), len(schema.classes)
-        return load_model(job.model, self.folder, features=features, classes=classes)
+        return load_model(job.model, self.folder, features=features, classes=classes, expected=code)
 
     def identity(self, name: PartyName) -> Identity:
         """The key of a party; a test may let it lie."""

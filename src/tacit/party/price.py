@@ -1,0 +1,69 @@
+"""What a run asks of a site, what it costs there, and what a refusal tells."""
+
+from __future__ import annotations
+
+import math
+
+from tacit.errors import ConfigError, TacitError
+from tacit.party.config import SiteConfig
+from tacit.party.terms import Terms
+from tacit.policy.cedar import UNBOUNDED_EPSILON, Request
+from tacit.policy.contract import Contract
+from tacit.trust.roster import Roster
+from tacit.types import PartyName
+
+__all__ = ["charged_epsilon", "policy_request", "public_code", "settled_epsilon"]
+
+
+def public_code(error: TacitError) -> str:
+    """What a peer may know of a refusal.
+
+    One code stands for everything wrong at the site itself: which check a data set failed would
+    tell of a single record, free of charge.
+    """
+    return "site.not-ready" if isinstance(error, ConfigError) else error.code
+
+
+def charged_epsilon(terms: Terms, uploads: int) -> float:
+    """An upper bound of what ``uploads`` rounds cost, charged before the last of them leaves.
+
+    It is the exact cost of the next power of two of rounds, so that a run of T rounds needs the
+    accountant about log2(T) times.
+    """
+    steps = 1 << (uploads - 1).bit_length()
+    return terms.plan.epsilon(rounds=min(steps, terms.plan.rounds))
+
+
+def settled_epsilon(terms: Terms, uploads: int) -> float:
+    """What a closed run has spent at a site.
+
+    A stop may depend on what the aggregates showed, and a leader may keep an aggregate to itself. So
+    once anything was uploaded the whole plan counts: an epsilon of a data-dependent number of rounds
+    would be no guarantee.
+    """
+    return terms.plan.epsilon() if uploads else 0.0
+
+
+def policy_request(
+    terms: Terms, roster: Roster, *, site: SiteConfig, contract: Contract, pinned: bool
+) -> Request:
+    """What the site's policy is asked about a run."""
+    private = terms.plan.unit != "none"
+    others = [PartyName(terms.manifest.leader), *terms.helpers]
+    return Request(
+        principal=PartyName(terms.manifest.leader),
+        dataset=contract.name,
+        purpose=terms.job.purpose,
+        region=site.region,
+        regions=frozenset(roster.member(name).region for name in others),
+        aggregation=terms.job.aggregation.protocol,
+        epsilon_milli=math.ceil(terms.plan.epsilon() * 1000) if private else UNBOUNDED_EPSILON,
+        private=private,
+        helpers=len(terms.helpers),
+        max_colluding=terms.manifest.max_colluding,
+        min_cohort=terms.manifest.min_cohort,
+        own_helper=site.name in terms.helpers,
+        own_noise=terms.manifest.own_noise,
+        code="pinned" if pinned else "not pinned",
+        attestation="none",
+    )
