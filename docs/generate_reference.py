@@ -53,6 +53,7 @@ EVENTS = {
     "helper.refused": "refuses a request",
     "round.aborted": "sees a round end without a result",
     "model.released": "releases the final model",
+    "run.released": "frees the reservation of a run for which nothing left",
     "run.closed": "closes the run",
 }
 

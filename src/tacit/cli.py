@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 
     budget = _command(commands, "budget", _budget, "show what a site's budget has spent")
     budget.add_argument("sites", type=Path, nargs="*", help="site folders (default: sites/*)")
+    budget.add_argument(
+        "--release", metavar="RUN", help="free what a run reserved that never sent anything"
+    )
     return parser
 
 
@@ -175,7 +178,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _budget(options: argparse.Namespace) -> int:
     from tacit.api import default_sites  # noqa: PLC0415
-    from tacit.engine.folder import read_budget  # noqa: PLC0415
+    from tacit.engine.folder import read_budget, release_reservation  # noqa: PLC0415
     from tacit.show import show_budgets  # noqa: PLC0415
 
     paths = options.sites or default_sites(Path())
@@ -185,6 +188,9 @@ def _budget(options: argparse.Namespace) -> int:
             "no site folder was found in sites/",
             remedy="name the site folders, for example 'tacit budget sites/north'",
         )
+    if options.release is not None:
+        for path in paths:
+            release_reservation(path, options.release)
     budgets = [read_budget(path) for path in paths]
     if options.json:
         print(json.dumps({"sites": [budget.record() for budget in budgets]}, indent=2))

@@ -11,6 +11,8 @@ import pytest
 
 from tacit import files
 from tacit.cli import main
+from tacit.party.job import JobSpec
+from tacit.session import Session
 from tacit.testing.federation import SITES, WITHOUT_NOISE, write_small_federation
 
 
@@ -264,3 +266,35 @@ def test_chosen_sites_only(tmp_path, capsys, monkeypatch):
     code, _, err = tacit(capsys, "run", "--sites", chosen[0], chosen[0])
     assert code == 1
     assert "two site folders" in err
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_a_reservation_whose_run_never_began_can_be_released(base, capsys):
+    seen = 0
+
+    def kill(envelope):
+        nonlocal seen
+        seen += 1
+        if seen > 8:  # after the offers, before the first round
+            raise Killed
+        return envelope
+
+    session = Session.begin(JobSpec.load(Path("job.toml")), Path(), sorted(Path("sites").iterdir()))
+    with pytest.raises(Killed):
+        session.execute(tap=kill)
+    _, record = as_json(capsys, "budget")
+    held = [site for site in record["sites"] if float(site["epsilon"]["reserved"]) > 0]
+    assert held
+    name = held[0]["site"]
+    run = held[0]["runs"][0]["run"]
+    code, out, err = tacit(capsys, "budget", f"sites/{name}", "--release", run[:8])
+    assert (code, err) == (0, "")
+    assert "nothing left the site" in out
+    _, record = as_json(capsys, "budget", f"sites/{name}")
+    assert float(record["sites"][0]["epsilon"]["reserved"]) == 0
+    code, _, err = tacit(capsys, "budget", f"sites/{name}", "--release", run[:8])
+    assert code == 1
+    assert "only a run for which nothing has left" in err

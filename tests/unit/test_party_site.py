@@ -7,7 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tacit.errors import ConfigError, RemoteProtocolError, TransportError
+from tacit.errors import (
+    ConfigError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TransportError,
+)
 from tacit.party.site import Site
 from tacit.secagg.masked import cohort_digest
 from tacit.testing.federation import (
@@ -259,6 +264,33 @@ def test_one_upload_per_round(tmp_path):
         small.restart(NORTH)  # a restart forgets neither
     assert answer(small, other).body.code == "round.not-new"
     assert small.sites[NORTH].receive(other, small.clock()) == []  # one conviction is enough
+    assert small.sites[NORTH].budget.spent() == spent
+
+
+def test_a_reservation_is_released_only_when_nothing_left(tmp_path):
+    small = federation(tmp_path)
+    site, run = small.sites[NORTH], small.terms.run_id
+    answer(small, offer_to(small))
+    assert site.budget.spent().reserved_epsilon > 0
+    site.release(run, small.clock())
+    assert site.budget.spent().reserved_epsilon == 0
+    with pytest.raises(LocalProtocolError):
+        site.release(run, small.clock())
+
+
+def test_a_released_run_is_over(tmp_path):
+    small = federation(tmp_path)
+    start = small.until(RoundStart)[NORTH]
+    small.sites[NORTH].release(small.terms.run_id, small.clock())
+    assert small.sites[NORTH].receive(start, small.clock()) == []
+
+
+def test_what_was_uploaded_is_never_released(tmp_path):
+    small = federation(tmp_path)
+    answer(small, small.until(RoundStart)[NORTH])
+    spent = small.sites[NORTH].budget.spent()
+    with pytest.raises(LocalProtocolError):
+        small.sites[NORTH].release(small.terms.run_id, small.clock())
     assert small.sites[NORTH].budget.spent() == spent
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from tacit.config import load_toml
 from tacit.connect import SanitisedBatch, read
+from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
-from tacit.errors import ConfigError
+from tacit.errors import ConfigError, LocalProtocolError
 from tacit.files import read_limited
 from tacit.learn.code import LoadedModel
 from tacit.party.base import Ports
@@ -34,6 +35,7 @@ __all__ = [
     "World",
     "coordinator_ports",
     "read_budget",
+    "release_reservation",
 ]
 
 TOKEN_KEY_BYTES = 32
@@ -194,6 +196,34 @@ def read_budget(path: Path) -> SiteBudget:
         return SiteBudget(site=config.name, spent=budget.spent(), entries=budget.entries())
     finally:
         store.close()
+
+
+def release_reservation(path: Path, run: str) -> None:
+    """Frees what a run reserved at a site folder, if nothing left the site for it.
+
+    Args:
+        path: The site folder; ``federation.toml`` lies two folders above it.
+        run: The run id, or the first digits of it.
+
+    Raises:
+        ConfigError: Not a site folder, or no run or several begin with these digits.
+        LocalProtocolError: Something has left the site for the run.
+    """
+    folder = SiteFolder.load(path)
+    known = [entry.run for entry in read_budget(path).entries if entry.run.startswith(run)]
+    if len(known) != 1:
+        raise ConfigError(
+            "budget.run",
+            f"{len(known)} runs of site {folder.name} begin with '{run}'",
+            remedy="'tacit budget' lists the runs; give more digits",
+        )
+    roster = Roster.load(path.resolve().parent.parent / "federation.toml")
+
+    def no_model(_job: JobSpec, _schema: Schema, _code: Digest) -> LoadedModel:
+        raise LocalProtocolError("site.release", "releasing a reservation loads no model")
+
+    site, _ = folder.parties(roster, no_model, World.real())
+    site.release(known[0], wall_clock())
 
 
 def coordinator_ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:

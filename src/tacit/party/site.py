@@ -10,6 +10,7 @@ from tacit.connect import Receipt, SanitisedBatch
 from tacit.errors import (
     BudgetExhausted,
     ConfigError,
+    LocalProtocolError,
     PolicyDenied,
     RemoteProtocolError,
     RoundAborted,
@@ -123,6 +124,30 @@ class Site(Party):
         """Epsilon that a run has charged or, once settled, spent here."""
         entries = [entry for entry in self.budget.entries() if entry.run == run]
         return float(entries[0].charged) if entries else 0.0
+
+    def release(self, run: str, now: Milliseconds) -> None:
+        """Frees the reservation of a run for which nothing left; the site takes no part in it any more.
+
+        For a leader that made an offer and never came back.
+
+        Args:
+            run: Run id, 64 hexadecimal digits.
+            now: The time to record.
+
+        Raises:
+            LocalProtocolError: The site does not know the run, has closed it, or has uploaded for it.
+        """
+        terms, state = self.known_terms(run), self.state(run)
+        if terms is None or state.number("closed") or state.number("uploads"):
+            raise LocalProtocolError(
+                "site.release",
+                f"run {run[:12]} is unknown here, closed, or has spent what it reserved",
+                remedy="only a run for which nothing has left the site can be released",
+            )
+        with self.ports.store.transaction():
+            self._settle(terms, 0.0)
+            state.put_number("closed", 1)
+            self.log(terms, now, "run.released")
 
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
         """Handles one message; the answers may be sent once this returns.
