@@ -206,6 +206,8 @@ def train(
         RoundAborted: The run could not begin.
         TransportError: The disk refuses a write.
     """
+    if not isinstance(job, Job):
+        raise TypeError("train takes a tacit.Job: tacit.Job.load(path) reads one from a file")
     session = prepare(job, sites, out=out)
     return execute(session, quiet=quiet)
 
@@ -240,6 +242,8 @@ def default_sites(folder: Path) -> list[Path]:
 
 def prepare(job: Job, sites: Sequence[StrPath] | None, *, out: StrPath | None = None) -> Session:
     """Checks everything that can be checked before the first message."""
+    if isinstance(sites, str | Path):
+        sites = [sites]
     paths = [Path(site) for site in sites] if sites is not None else default_sites(job.folder)
     if job.module is None and job.spec.model == NOTEBOOK:
         raise ConfigError(

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from tacit.errors import TacitError
 from tacit.party.job import JobSpec
 from tacit.party.terms import Terms
 from tacit.session import Federation
-from tacit.show import console, table
+from tacit.show import console, plain, table
 
 __all__ = ["CheckResult", "SiteResult", "check_job", "show_check"]
 
@@ -101,8 +103,9 @@ def show_check(result: CheckResult) -> None:
     out.print(table(f"Job '{result.terms.job.name}'", columns, rows))
     for site in result.sites:
         if site.error is not None:
-            out.print(f"[bold red]{site.site}:[/] {site.error.message}")
-            out.print(f"  remedy: {site.error.remedy}" if site.error.remedy else "")
+            out.print(Text.assemble((f"{site.site}: ", "bold red"), plain(site.error.message)))
+            if site.error.remedy:
+                out.print(plain(f"  remedy: {site.error.remedy}"))
     if not result.passed:
         refusing = sum(site.error is not None for site in result.sites)
         out.print(f"[bold red]the run cannot start: {refusing} of {len(result.sites)} refuse[/]")

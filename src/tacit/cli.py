@@ -128,11 +128,24 @@ def _init(options: argparse.Namespace) -> int:
     return 0
 
 
+def _job(path: Path) -> Any:
+    from tacit.api import Job  # noqa: PLC0415
+
+    if not path.exists():
+        raise ConfigError(
+            "job.missing",
+            f"there is no job file {str(path)!r} here",
+            remedy="change to the folder of a federation, name the job file, or run 'tacit init'",
+            file=str(path),
+        )
+    return Job.load(path)
+
+
 def _check(options: argparse.Namespace) -> int:
-    from tacit.api import Job, default_sites  # noqa: PLC0415
+    from tacit.api import default_sites  # noqa: PLC0415
     from tacit.check import check_job, show_check  # noqa: PLC0415
 
-    job = Job.load(options.job)
+    job = _job(options.job)
     sites = options.sites if options.sites is not None else default_sites(job.folder)
     result = check_job(job.spec, job.folder, sites)
     if options.json:
@@ -143,13 +156,16 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tacit.api import Job, resume, train  # noqa: PLC0415
+    from tacit.api import resume, train  # noqa: PLC0415
     from tacit.show import show_run  # noqa: PLC0415
 
     if options.resume is not None:
+        if options.sites is not None or options.out is not None:
+            print("tacit run: --resume takes neither --sites nor --out", file=sys.stderr)
+            return USAGE
         run = resume(options.resume, quiet=options.json)
     else:
-        run = train(Job.load(options.job), options.sites, out=options.out, quiet=options.json)
+        run = train(_job(options.job), options.sites, out=options.out, quiet=options.json)
     if options.json:
         print(json.dumps(run.outcome.record(), indent=2))
     else:

@@ -36,10 +36,10 @@ def load_toml(path: Path, table: type[TableT]) -> TableT:
     data = read_limited(path, FILE_LIMIT)
     try:
         content = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # tomllib lets more than its own errors escape
         raise ConfigError(
             "config.syntax",
-            f"{path} is not valid TOML: {error}",
+            f"{path} is not valid TOML: {str(error)[:200]}",
             remedy="correct the line that the message names",
             file=str(path),
         ) from error
@@ -47,11 +47,24 @@ def load_toml(path: Path, table: type[TableT]) -> TableT:
 
 
 def parse_table(content: dict[str, Any], table: type[TableT], file: str) -> TableT:
-    """Validates already parsed content; ``file`` is named in errors."""
+    """Validates already parsed content strictly: no text becomes a number, no text a boolean.
+
+    Args:
+        content: Tables, lists and scalars, as TOML has them.
+        table: What they must be.
+        file: Named in errors.
+    """
     try:
-        return table.model_validate(content)
+        return table.model_validate(_tuples(content), strict=True)
     except ValidationError as error:
         raise _explain(error, table, file) from error
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which is what the tables hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _explain(error: ValidationError, table: type[Table], file: str) -> ConfigError:

@@ -68,10 +68,12 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True)
-    except OSError as error:
-        reason = "exists already" if folder.exists() else f"cannot be made: {error.strerror}"
+    except (OSError, ValueError) as error:
+        taken = isinstance(error, FileExistsError)
+        strerror = error.strerror if isinstance(error, OSError) else "not a path"
+        reason = "exists already" if taken else f"cannot be made: {strerror}"
         raise ConfigError(
-            "folder.exists" if folder.exists() else "folder.create",
+            "folder.exists" if taken else "folder.create",
             f"folder {folder} {reason}",
             remedy="choose another place, or remove what is there",
             file=str(folder),
@@ -87,10 +89,11 @@ def read_limited(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
         raise ConfigError(
             "file.read",
-            f"cannot read {path}: {error.strerror}",
+            f"cannot read {str(path)!r}: {reason}",
             remedy="check the path and its permissions",
             file=str(path),
         ) from error

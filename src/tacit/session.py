@@ -149,7 +149,7 @@ class Session:
         make_folder(folder)
         session = opened.session(folder, terms, offer)
         required = default_required(masked=terms.masked, private=terms.plan.unit != "none")
-        Trust.of(opened.roster, required).write(folder / "trust.json")
+        Trust.of(opened.roster, required, run=terms.run_id).write(folder / "trust.json")
         places = {"base": str(base.resolve()), "sites": [str(p.resolve()) for p in sites]}
         write_atomic(folder / "run.json", rfc8785.dumps({"run": terms.run_id, **places}))
         return session
@@ -172,7 +172,7 @@ class Session:
             places = json.loads(read_limited(folder / "run.json", RESULT_LIMIT))
             run, base = str(places["run"]), Path(places["base"])
             sites = [Path(site) for site in places["sites"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 "run.folder",
                 f"{folder}/run.json is not that of a run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tacit.session import Outcome, Progress
 __all__ = [
     "coalition_table",
     "console",
+    "plain",
     "progress",
     "show_budgets",
     "show_error",
@@ -31,24 +33,33 @@ __all__ = [
 ]
 
 PLAIN_LINES = 10
+PLAIN_WIDTH = 120
+NARROWEST = 40
 
 
 def console(*, error: bool = False) -> Console:
     """A console on standard output or standard error; never narrower than a table needs."""
     made = Console(stderr=error, highlight=False, soft_wrap=True)
     if not made.is_terminal:
-        made = Console(stderr=error, highlight=False, soft_wrap=True, width=120)
+        width = os.environ.get("COLUMNS", "")
+        columns = int(width) if width.isdecimal() and int(width) >= NARROWEST else PLAIN_WIDTH
+        made = Console(stderr=error, highlight=False, soft_wrap=True, width=columns)
     return made
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text as it is: no markup, and nothing in it can steer a terminal."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text), style)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """A table; columns after the first are right-aligned when all their cells are numbers."""
-    made = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    made = Table(title=plain(title), title_justify="left", header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(plain(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(plain(cell) for cell in row))
     return made
 
 
@@ -56,10 +67,10 @@ def show_error(error: TacitError) -> None:
     """Message, remedy and code on standard error."""
     out = console(error=True)
     site = f"{error.details['site']}: " if "site" in error.details else ""
-    out.print(Text.assemble(("error: ", "bold red"), site, error.message))
+    out.print(Text.assemble(("error: ", "bold red"), plain(f"{site}{error.message}")))
     if error.remedy:
-        out.print(Text.assemble(("remedy: ", "bold"), error.remedy))
-    out.print(Text(f"code: {error.code}", style="dim"))
+        out.print(Text.assemble(("remedy: ", "bold"), plain(error.remedy)))
+    out.print(plain(f"code: {error.code}", "dim"))
 
 
 @contextmanager
@@ -114,7 +125,7 @@ def show_run(outcome: Outcome) -> None:
     if outcome.coalitions:
         out.print(coalition_table(outcome))
     trust = outcome.folder / "trust.json"
-    out.print(f"verify it: tacit verify {outcome.bundle} --trust {trust}")
+    out.print(plain(f"verify it: tacit verify {outcome.bundle} --trust {trust}"))
 
 
 def _entry_state(entry: Entry) -> str:
@@ -137,16 +148,21 @@ def show_report(report: Report, bundle: Path) -> None:
     """One line a claim, then the verdict."""
     out = console()
     styles = {"PASS": "green", "FAIL": "bold red", "NOT PROVEN": "yellow"}
-    made = Table(title=f"{bundle}", title_justify="left", header_style="bold", pad_edge=False)
+    made = Table(
+        title=plain(f"{bundle}\nrun {report.run[:12]} of '{report.federation}', {report.status}"),
+        title_justify="left",
+        header_style="bold",
+        pad_edge=False,
+    )
     for column in ("claim", "status", "required", "reason"):
         made.add_column(column, overflow="fold")
     for claim in report.claims:
         status = Text(claim.status.value, style=styles[claim.status.value])
         required = "yes" if claim.id in report.required else "-"
-        made.add_row(claim.id, status, required, Text(claim.reason))
+        made.add_row(claim.id, status, required, plain(claim.reason))
     out.print(made)
     if report.simulated:
-        out.print(f"[yellow]simulated in this run: {', '.join(report.simulated)}[/]")
+        out.print(plain(f"simulated in this run: {', '.join(report.simulated)}", "yellow"))
     out.print(_verdict(report))
 
 
@@ -158,7 +174,10 @@ def _verdict(report: Report) -> Text:
     if not report.required:
         text = "consistent, but by whom is NOT PROVEN: pass --trust with the keys that you trust"
         return Text(text, style="bold yellow")
-    return Text("verified", style="bold green")
+    text = f"verified: all {len(report.required)} claims that the trust file requires, of {len(report.claims)}"
+    if report.status != "complete":
+        return Text(f"{text}; the run is PARTIAL", style="bold yellow")
+    return Text(text, style="bold green")
 
 
 def show_budgets(budgets: Sequence[SiteBudget]) -> None:

@@ -105,7 +105,7 @@ CASES = {
         "config.missing-key",
         ("site.toml", "'region'"),
     ),
-    "missing job": Bad(remove(JOB), "ConfigError", "file.read", ("job.toml",)),
+    "missing job": Bad(remove(JOB), "ConfigError", "job.missing", ("job.toml",)),
     "missing roster": Bad(remove(ROSTER), "ConfigError", "file.read", ("federation.toml",)),
     "missing policy": Bad(
         remove(POLICY), "PolicyDenied", "policy.denied", ("north", "the policy holds none")

@@ -85,7 +85,7 @@ def test_json_is_one_object_everywhere(base, capsys):
     code, record = as_json(capsys, "budget")
     assert (code, len(record["sites"])) == (0, 4)
     code, record = as_json(capsys, "run", "nowhere.toml")
-    assert (code, record["error"], record["code"]) == (1, "ConfigError", "file.read")
+    assert (code, record["error"], record["code"]) == (1, "ConfigError", "job.missing")
     assert record["remedy"]
 
 

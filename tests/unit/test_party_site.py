@@ -285,6 +285,33 @@ def test_a_released_run_is_over(tmp_path):
     assert small.sites[NORTH].receive(start, small.clock()) == []
 
 
+def after_a_restart(small, start):
+    """North's answer to a round that begins after its process was restarted."""
+    small.restart(NORTH)
+    return answer(small, start).body
+
+
+def test_a_restart_takes_the_same_data_only(tmp_path):
+    small = federation(tmp_path)
+    start = small.until(RoundStart)[NORTH]
+    data = small.folder / "sites" / NORTH / "data" / "records.csv"
+    whole = data.read_text()
+    data.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert after_a_restart(small, start).code == "site.not-ready"
+    assert small.sites[NORTH].last_error.code == "site.changed"
+    data.write_text(whole)
+    assert isinstance(after_a_restart(small, start), Upload)
+
+
+def test_a_restart_asks_the_policy_again(tmp_path):
+    small = federation(tmp_path)
+    start = small.until(RoundStart)[NORTH]
+    rule = small.folder / "sites" / NORTH / "policies" / "stop.cedar"
+    rule.write_text('@id("stop") forbid (principal, action, resource);')
+    small.folders[NORTH] = type(small.folders[NORTH]).load(small.folders[NORTH].path)
+    assert after_a_restart(small, start).code == "policy.denied"
+
+
 def test_what_was_uploaded_is_never_released(tmp_path):
     small = federation(tmp_path)
     answer(small, small.until(RoundStart)[NORTH])

@@ -145,13 +145,23 @@ def test_a_rule_that_cannot_be_evaluated_denies(tmp_path: Path) -> None:
     assert "could not be evaluated" in decision.explanation
 
 
-def test_plain_needs_a_permit_that_speaks_of_it(tmp_path: Path) -> None:
-    anything = "permit(principal, action, resource);"
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        'when { context.aggregation == "masked" || context.region == "eu" }',
+        'unless { context.aggregation == "other" }',
+        "when { context.aggregation == context.aggregation }",
+    ],
+)
+def test_plain_needs_a_permit_that_asks_for_it(tmp_path: Path, body: str) -> None:
+    anything = f"permit(principal, action, resource) {body};"
     plain = replace(REQUEST, aggregation="plain")
     decision = load(tmp_path, a=anything).decide(plain)
     assert load(tmp_path, a=anything).decide(REQUEST).allowed
     assert not decision.allowed
-    assert "speaks of context.aggregation, unlike 'a.cedar:1:1'" in decision.explanation
+    assert 'asks for context.aggregation == "plain"' in decision.explanation
+    assert "'a.cedar:1:1'" in decision.explanation
     baseline = 'permit(principal, action, resource) when { context.aggregation == "plain" };'
     assert load(tmp_path, b=baseline).decide(plain).allowed
 
@@ -215,3 +225,12 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
         digests.append(load(folder, **files).digest)
     assert digests[0] == digests[1]
     assert len(set(digests)) == 4
+
+
+@pytest.mark.parametrize("name", ["pause.cedar.txt", "pause.CEDAR", "notes"])
+def test_a_rule_that_would_be_ignored_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.cedar").write_text("permit(principal, action, resource);")
+    (tmp_path / name).write_text("forbid(principal, action, resource);")
+    with pytest.raises(ConfigError) as error:
+        Policy.load(tmp_path)
+    assert error.value.code == "policy.stray"

@@ -114,3 +114,11 @@ def test_small_deltas_are_not_under_reported(delta, rounds, z):
     above = norm.sf(claimed * ratio - 0.5 / ratio)
     below = math.exp(claimed + norm.logsf(claimed * ratio + 0.5 / ratio))
     assert above - below <= delta
+
+
+@pytest.mark.parametrize(("target", "rounds"), [(0.01, 40), (20.0, 40), (1.0, 5_000)])
+def test_calibration_is_tight_at_the_extremes(target, rounds):
+    z = calibrate(target_epsilon=target, delta=DELTA, sampling_rate=0.5, rounds=rounds)
+    assert epsilon(noise_ratio=z, sampling_rate=0.5, rounds=rounds, delta=DELTA) <= target
+    less = z * (1 - 2e-4)
+    assert epsilon(noise_ratio=less, sampling_rate=0.5, rounds=rounds, delta=DELTA) > target

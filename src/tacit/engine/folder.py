@@ -12,7 +12,6 @@ from tacit.connect import SanitisedBatch, read
 from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError, LocalProtocolError
-from tacit.files import read_limited
 from tacit.learn.code import LoadedModel
 from tacit.party.base import Ports
 from tacit.party.config import SiteConfig
@@ -23,7 +22,7 @@ from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
 from tacit.privacy.budget import Budget, Entry, Spent
-from tacit.trust.identity import Identity, OsEntropy
+from tacit.trust.identity import Identity, OsEntropy, read_private
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
 from tacit.types import Digest, Entropy, PartyName, Sealing
@@ -269,7 +268,7 @@ def _not_a_site(path: Path) -> ConfigError:
 
 
 def _token_key(path: Path) -> bytes:
-    key = read_limited(path, TOKEN_KEY_BYTES)
+    key = read_private(path)
     if len(key) != TOKEN_KEY_BYTES:
         raise ConfigError(
             "site.token-key",

@@ -44,11 +44,11 @@ class Privacy(Table):
     )
     epsilon: float = Field(
         default=1.0,
-        gt=0,
-        le=100,
+        ge=0.01,
+        le=20,
         description="Epsilon of the whole run (add or remove one record).",
     )
-    delta: float = Field(default=1e-5, gt=0, lt=1, description="Delta of the whole run.")
+    delta: float = Field(default=1e-5, ge=1e-10, le=0.01, description="Delta of the whole run.")
     clip_norm: float = Field(
         default=1.0,
         gt=0,
@@ -140,7 +140,7 @@ class JobSpec(Table):
     purpose: str = Field(
         min_length=1, max_length=64, description="Purpose that the sites' policies decide on."
     )
-    rounds: int = Field(ge=1, le=100_000, description="Rounds; a lost round is not repeated.")
+    rounds: int = Field(ge=1, le=10_000, description="Rounds; a lost round is not repeated.")
     model: str = Field(
         min_length=1, description="A shipped model (`logistic`) or `file.py:Name` beside the job."
     )

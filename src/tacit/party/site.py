@@ -228,6 +228,7 @@ class Site(Party):
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
             state.put("receipt-salt", salt)
+            state.put("receipt", batch.receipt.commitment(salt))
             self.log(
                 terms,
                 now,
@@ -402,7 +403,7 @@ class Site(Party):
             return self._conflict(message, terms, now)
         live = self._live(terms)
         if live.data is None:
-            live.data = live.workload.prepare(self._source(terms).read())
+            live.data = self._reload(terms, live, now)
         with self.ports.store.transaction():
             model = self._advance(live, message)
             self._check_uncompleted(terms, live.chain)
@@ -411,6 +412,25 @@ class Site(Party):
         with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
+
+    def _reload(self, terms: Terms, live: Live, now: Milliseconds) -> TrainingData:
+        """The data after a restart: under the policy as it is now, and exactly what was accepted.
+
+        Raises:
+            PolicyDenied: The policy has changed its mind.
+            ConfigError: Contract or data have changed since the site accepted the run.
+        """
+        state, source = self.state(terms.run_id), self._source(terms)
+        self._decide(terms, source.contract, now)
+        batch = source.read()
+        if batch.receipt.commitment(state.get("receipt-salt") or b"") != state.get("receipt"):
+            raise ConfigError(
+                "site.changed",
+                f"contract or data of site {self.address.party} have changed since it accepted "
+                "the run",
+                remedy="restore them, or start a new run with the data as it is now",
+            )
+        return live.workload.prepare(batch)
 
     def _conflict(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """A leader that asks twice for one round, differently, convicts itself: the first is kept."""
@@ -509,7 +529,8 @@ class Site(Party):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             state.delete("upload")
             state.put_number("closed", 1)
-            self.log(terms, now, "run.closed", complete=message.body.complete)
+            model = self._released(terms)
+            self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
         self._runs.pop(terms.run_id, None)
         return [self.record(terms)]
 
@@ -529,6 +550,15 @@ class Site(Party):
         except TacitError as error:
             self.last_error = error
             self.log(terms, now, "round.refused", round=message.round, code=error.code)
+
+    def _released(self, terms: Terms) -> str:
+        """Digest of the model that this site derived, so that nobody can release another one."""
+        if self.state(terms.run_id).get("model") is None:
+            return ""
+        live = self._live(terms)
+        model = live.chain.current
+        assert model is not None
+        return digest(live.workload.released(model).astype("<f8").tobytes()).hex()
 
     def _settle(self, terms: Terms, epsilon: float) -> bool:
         """Settles the run's reservation; false where there is none: refused, or without DP."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -197,7 +198,14 @@ class Policy:
                 file=str(folder),
             )
         rules: dict[str, _Rule] = {}
-        for path in sorted(folder.glob("*.cedar")):
+        for path in sorted(folder.iterdir()):
+            if path.suffix != ".cedar" or not path.is_file():
+                raise ConfigError(
+                    "policy.stray",
+                    f"{path} is not a *.cedar file, so its rules would be ignored",
+                    remedy="rename it to NAME.cedar, or move it out of the policy folder",
+                    file=str(path),
+                )
             for rule in _rules(path):
                 if rule.name in rules:
                     raise ConfigError(
@@ -231,9 +239,9 @@ class Policy:
         if (
             result.allowed
             and request.aggregation == "plain"
-            and not self._speaks_of_aggregation(rules)
+            and not self._names_plain(request, rules)
         ):
-            reason = "plain aggregation needs a permit that speaks of context.aggregation"
+            reason = 'plain aggregation needs a permit that asks for context.aggregation == "plain"'
             return Decision(False, (), f"{reason}, unlike {self._named(rules)}")
         if result.allowed:
             return Decision(True, rules, f"permitted by {self._named(rules)}")
@@ -241,11 +249,11 @@ class Policy:
             return Decision(False, rules, f"forbidden by {self._named(rules)}")
         return Decision(False, (), self._nearest(request))
 
-    def _speaks_of_aggregation(self, rules: tuple[str, ...]) -> bool:
-        return any(
-            name in rules and "context.aggregation" in condition.speaks_of
-            for name, condition in self._conditions.values()
-        )
+    def _names_plain(self, request: Request, permits: tuple[str, ...]) -> bool:
+        """Whether one of the permits is for this aggregation: an invented one must not match it."""
+        invented = dataclasses.replace(request, aggregation="some other aggregation")
+        result = _evaluate(self._set, invented)
+        return result is not None and bool(set(permits) - set(result.diagnostics.reasons))
 
     def _named(self, rules: tuple[str, ...]) -> str:
         return ", ".join(f"'{name}' ({self._rules[name].place})" for name in rules)

@@ -110,12 +110,23 @@ def _calibrate(target: float, delta: float, rate: float, rounds: int) -> float:
         return octave
     step = octave / STEPS_PER_OCTAVE
     near = _interpolate(target, octave, lambda z: cost(z, COARSE_INTERVAL))
-    count = math.ceil(near / step)
-    while cost(count * step, INTERVAL) > target:
-        count += 1
-    while cost((count - 1) * step, INTERVAL) <= target:
-        count -= 1
-    return count * step
+    return step * _smallest(math.ceil(near / step), lambda n: cost(n * step, INTERVAL) <= target)
+
+
+def _smallest(guess: int, enough: Callable[[int], bool]) -> int:
+    """The least count that is enough: strides that double away from the guess, then halves."""
+    low = high = guess
+    stride = 1
+    while not enough(high):
+        low, high, stride = high, high + stride, 2 * stride
+    while low == high or enough(low):
+        low, high, stride = max(low - stride, 0), low, 2 * stride
+        if low == 0:
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _octave(target: float, cost: Callable[[float], float]) -> float:

@@ -289,5 +289,5 @@ def _decode(run: str, value: bytes) -> Entry:
     raise VerificationError(
         "budget.damaged",
         f"the budget entry of run {run} is damaged",
-        remedy="restore the site's state; its privacy budget cannot be trusted as it is",
+        remedy="retire this data's budget; an older copy of the state would forget what was spent",
     )

@@ -27,7 +27,7 @@ from tacit.errors import ConfigError, SignatureError
 from tacit.files import write_atomic
 from tacit.types import Entropy
 
-__all__ = ["Identity", "OsEntropy", "verify"]
+__all__ = ["Identity", "OsEntropy", "read_private", "verify"]
 
 KEY_FILE_LIMIT = 4096
 
@@ -69,7 +69,7 @@ class Identity:
         Raises:
             ConfigError: Missing or unreadable, readable by group or others, or not an Ed25519 key.
         """
-        data = _read_private(path)
+        data = read_private(path)
         try:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError) as error:
@@ -126,7 +126,7 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
         ) from error
 
 
-def _read_private(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
     """Content of a key file, checked on the open handle so that it cannot be swapped in between."""
     try:
         with path.open("rb") as file:
