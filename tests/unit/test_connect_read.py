@@ -354,3 +354,13 @@ def test_the_plan_digest_follows_every_treatment(tmp_path: Path) -> None:
     described = read_csv(tmp_path, GOOD, x={**COLUMNS["x"], "bounds_source": "manual"})
     assert described.receipt.plan == batches[0].receipt.plan
     assert described.receipt.contract != batches[0].receipt.contract
+
+
+def test_a_first_row_that_looks_like_a_header_is_not_shown(tmp_path: Path) -> None:
+    """Without a header, one cell may happen to be a column's name; its neighbours are data."""
+    path = tmp_path / "data.csv"
+    path.write_text("CANARY7,size,CANARY8\n")
+    with pytest.raises(ConfigError) as error:
+        list(source.record_batches(path, "csv", ("size", "label"), ("size", "label")))
+    assert "CANARY" not in str(error.value)
+    assert "'label'" in error.value.message

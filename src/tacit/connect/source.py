@@ -165,6 +165,12 @@ def _check_columns(path: Path, found: Sequence[str], declared: Sequence[str]) ->
     if known.isdisjoint(present):
         # Probably no header at all: then these "names" are data and must not be shown.
         raise _source_error(path, "no declared column is in the header")
+    # First, for the same reason: with a declared name missing, the others may be data.
+    for name in declared:
+        if name not in present:
+            raise _column_error(
+                path, name, "is in the contract but not in the file", "correct its name"
+            )
     for name in found:
         if name not in known:
             raise _column_error(
@@ -175,11 +181,6 @@ def _check_columns(path: Path, found: Sequence[str], declared: Sequence[str]) ->
             )
         if present[name] > 1:
             raise _column_error(path, name, "is in the file twice", "rename or remove one")
-    for name in declared:
-        if name not in present:
-            raise _column_error(
-                path, name, "is in the contract but not in the file", "correct its name"
-            )
 
 
 def _column_error(path: Path, column: str, problem: str, remedy: str) -> ConfigError:
