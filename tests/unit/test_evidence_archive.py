@@ -73,6 +73,15 @@ def test_anything_else_is_refused(data: bytes) -> None:
         unpack(data)
 
 
+def test_too_many_members_are_refused_while_reading(monkeypatch) -> None:
+    """Before all of them are in memory and the archive is built again."""
+    data = pack(MEMBERS)
+    monkeypatch.setattr("tacit.evidence.archive.MAX_MEMBERS", len(MEMBERS) - 1)
+    monkeypatch.setattr("tacit.evidence.archive.pack", None)
+    with pytest.raises(DecodeError, match="more than 2 members"):
+        unpack(data)
+
+
 @pytest.mark.parametrize(
     "name", ["", "/a", "../a", "a/../b", ".hidden", "a b", "ä", "a\\b", "a" * 256]
 )

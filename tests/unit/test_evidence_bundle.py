@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
-from tacit.errors import LocalProtocolError, TransportError
+from tacit.errors import DecodeError, LocalProtocolError, TransportError
 from tacit.evidence import layout
 from tacit.evidence.archive import unpack
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.head import Head
-from tacit.testing.bundles import SITES, SyntheticRun
+from tacit.testing.bundles import LEADER, SITES, SyntheticRun
 from tacit.wire.envelope import digest
 
 
@@ -89,6 +90,27 @@ def test_a_failed_write_keeps_the_bundle_that_was_there(run, tmp_path, monkeypat
 def test_what_does_not_belong_is_refused(run, name: str) -> None:
     with pytest.raises(LocalProtocolError):
         BundleWriter(run.roster, run.run).add(name, b"")
+
+
+@pytest.mark.parametrize(
+    "simulated",
+    [("a\x1b[2Jb",), ("two\nlines",), ("\u202eright to left",), ("x" * 501,), ("x",) * 65],
+)
+def test_what_was_simulated_is_told_in_plain_short_lines(run, tmp_path, simulated) -> None:
+    with pytest.raises(LocalProtocolError):
+        run.writer.write(
+            tmp_path / "bundle.zip",
+            leader=LEADER,
+            signer=run.identities[LEADER],
+            complete=False,
+            simulated=simulated,
+        )
+    assert list(tmp_path.iterdir()) == []
+    head = Head("synthetic", run.run.hex(), "partial", "", simulated, {})
+    with pytest.raises(DecodeError):
+        Head.from_canonical(head.canonical())
+    told = ("the sites' data: synthetic, drawn from a seed",)
+    assert Head.from_canonical(replace(head, simulated=told).canonical()).simulated == told
 
 
 def test_a_member_is_added_once(run) -> None:

@@ -51,6 +51,15 @@ OTHER = "00" * 32
         (changing("client.policy.decided", allowed=False), "policy"),
         (changing("client.policy.decided", policy=OTHER), "policy"),
         (changing("client.policy.decided", contract=OTHER), "policy"),
+        (changing("client.policy.decided", epsilon_milli="1"), "policy"),
+        (changing("client.policy.decided", epsilon_milli=str(2**63 - 1)), "policy"),
+        (changing("client.offer.accepted", accept=OTHER), "policy"),
+        (dropping("client.offer.accepted"), "policy"),
+        (changing("client.budget.reserved", epsilon="0.1"), "budget"),
+        (changing("client.budget.reserved", epsilon="Infinity"), "budget"),
+        (changing("client.run.settled", epsilon="Infinity"), "epsilon"),
+        (changing("client.model.checked", aggregate_round=7), "model-chain"),
+        (changing("client.run.closed", model=OTHER), "model-chain"),
         (dropping("client.receipt.issued"), "receipts"),
         (changing("client.receipt.issued", contract=OTHER), "receipts"),
         (changing("client.receipt.issued", schema=OTHER), "receipts"),
@@ -85,6 +94,30 @@ def test_a_lie_in_a_log_fails_its_claim(edit, claim: str) -> None:
 
 def test_an_honest_run_fails_nothing(honest) -> None:
     assert failed(verify(honest)) == set()
+
+
+def test_a_stopped_run_settles_the_whole_plan() -> None:
+    """The leader chose when to stop, after it had seen sums."""
+    plan = SyntheticRun().plan
+    for epsilon, fails in ((plan.epsilon(1), {"epsilon"}), (plan.epsilon(), set())):
+        run = SyntheticRun(edit=changing("client.run.settled", epsilon=repr(epsilon)))
+        run.begin().round(1).close(rounds=1, complete=False)
+        data = sealed(run, run.writer.members, complete=False)
+        assert failed(verify_bundle(data, Trust.of(run.roster))) == fails
+
+
+@pytest.mark.parametrize(
+    ("kind", "claim"), [("client.run.settled", "epsilon"), ("client.budget.reserved", "budget")]
+)
+@pytest.mark.parametrize(
+    ("short", "status"),
+    [(1e-12, Status.PASS), (1e-7, Status.NOT_PROVEN), (1e-5, Status.FAIL)],
+)
+def test_accountant_versions_differ_in_the_last_digits_only(kind, claim, short, status) -> None:
+    epsilon = repr(SyntheticRun().plan.epsilon() * (1 - short))
+    report = verify(SyntheticRun(edit=changing(kind, epsilon=epsilon)).play())
+    assert report.claim(claim).status is status, str(report)
+    assert ("accountant versions differ" in report.claim(claim).reason) == (short == 1e-7)
 
 
 def test_a_dropped_event_fails_log_inclusion(honest) -> None:

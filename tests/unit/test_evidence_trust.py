@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import rfc8785
 
 from tacit.errors import ConfigError
 from tacit.evidence.report import CLAIMS, default_required
@@ -33,7 +34,7 @@ def roster() -> Roster:
 
 def test_round_trip(tmp_path) -> None:
     path = tmp_path / "trust.json"
-    trust = Trust.of(roster(), ("authenticity", "epsilon"))
+    trust = Trust.of(roster(), ("authenticity", "integrity", "epsilon"))
     trust.write(path)
     assert Trust.load(path) == trust
     assert Trust.of(roster()).required == set(CLAIMS)
@@ -50,6 +51,12 @@ def test_round_trip(tmp_path) -> None:
         lambda record: record.update(federation="other"),
         lambda record: record.update(required=["everything"]),
         lambda record: record.update(required=None),
+        lambda record: record.update(required=["integrity", "epsilon"]),
+        lambda record: record.update(required=["authenticity", "epsilon"]),
+        lambda record: record.update(required=[]),
+        lambda record: record.update(run=""),
+        lambda record: record.update(run="aa"),
+        lambda record: record.update(run=None),
         lambda record: record.update(unknown=1),
         lambda record: record.pop("members"),
         lambda record: record["members"].pop("north"),
@@ -63,9 +70,29 @@ def test_anything_else_is_refused(tmp_path, change) -> None:
     path = tmp_path / "trust.json"
     record = Trust.of(roster()).to_record()
     change(record)
-    path.write_text(json.dumps(record))
+    path.write_bytes(rfc8785.dumps(record) + b"\n")
     with pytest.raises(ConfigError, match="trust"):
         Trust.load(path)
+
+
+def test_a_run_may_be_named(tmp_path) -> None:
+    path = tmp_path / "trust.json"
+    Trust.of(roster(), run="aa" * 32).write(path)
+    assert Trust.load(path) == Trust.of(roster(), run="aa" * 32)
+    assert json.loads(path.read_text())["run"] == "aa" * 32
+
+
+def test_one_sequence_of_bytes_only(tmp_path) -> None:
+    """A key that stands twice is read differently by different readers."""
+    path = tmp_path / "trust.json"
+    canonical = Trust.of(roster()).canonical()
+    path.write_bytes(canonical)
+    assert Trust.load(path) == Trust.of(roster())
+    twice = canonical.replace(b"{", b'{"federation":"other",', 1)
+    for content in (twice, canonical[:-1], json.dumps(json.loads(canonical)).encode()):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError):
+            Trust.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"null"])

@@ -64,6 +64,14 @@ def test_another_federation_fails_authenticity(run) -> None:
         assert report.exit_code == 1
 
 
+def test_a_bundle_of_another_run_than_the_trust_file_names_fails(run) -> None:
+    data = sealed(run, run.writer.members)
+    assert verify_bundle(data, Trust.of(run.roster, run=run.run.hex())).exit_code == 0
+    report = verify_bundle(data, Trust.of(run.roster, run="aa" * 32))
+    assert report.claim("same-job").status is Status.FAIL
+    assert report.exit_code == 1
+
+
 def test_one_flipped_byte_anywhere_is_refused(short, tmp_path) -> None:
     """On the way: any byte of the archive, of its members or of its own structure."""
     data = short.write(tmp_path / "bundle.zip", complete=False).read_bytes()

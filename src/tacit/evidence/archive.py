@@ -92,6 +92,8 @@ def unpack(data: bytes) -> dict[str, bytes]:
         offset = start + size
         if offset > len(data):
             raise DecodeError("evidence.truncated", "the bundle is cut off")
+        if len(members) >= MAX_MEMBERS:
+            raise DecodeError("evidence.too-large", f"a bundle of more than {MAX_MEMBERS} members")
         members[name] = bytes(data[start:offset])
     try:
         identical = pack(members) == data

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tacit.errors import LocalProtocolError
 from tacit.evidence import layout
 from tacit.evidence.archive import pack
-from tacit.evidence.head import Head, sign
+from tacit.evidence.head import MAX_SIMULATED, Head, is_plain, sign
 from tacit.files import write_atomic
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName, Signer
@@ -136,8 +136,13 @@ def write_bundle(
     """Writes ``members`` under a signed ``head``; returns the SHA-256 of the file.
 
     Raises:
+        LocalProtocolError: An entry of ``simulated`` is too long or not one line of text.
         TransportError: The disk refuses the write; nothing is left behind.
     """
+    if len(head.simulated) > MAX_SIMULATED or not all(map(is_plain, head.simulated)):
+        raise LocalProtocolError(
+            "evidence.simulated", "what was simulated is told in a few short lines of plain text"
+        )
     manifest = head.canonical()
     signature = sign(manifest, head.federation, leader, signer)
     data = pack({**members, layout.MANIFEST: manifest, layout.SIGNATURE: signature})

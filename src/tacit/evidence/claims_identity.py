@@ -100,11 +100,13 @@ def integrity(view: View) -> Claim:
     )
 
 
-def same_job(view: View) -> Claim:
-    """Run, job, schema, code and roster are the same everywhere."""
+def same_job(view: View, trust: Trust | None = None) -> Claim:
+    """Run, job, schema, code and roster are the same everywhere, and as the trust file says."""
     findings = Findings("same-job")
     manifest, run = view.manifest, view.head.run
     findings.require(digest(encode(manifest)).hex() == run, "the offer defines another run")
+    if trust is not None and trust.run:
+        findings.require(trust.run == run, "the bundle is not of the run that the trust file names")
     findings.require(
         view.head.federation == view.roster.federation, "the roster is of another federation"
     )
@@ -197,6 +199,27 @@ def log_inclusion(view: View) -> Claim:
         if not log.closed:
             reason = f"the log of {party} ends before the run was closed"
             (findings.fail if view.complete else findings.unproven)(reason)
+        elif view.complete:
+            findings.require(
+                all(event.flag("complete") for event in log.of("run.closed")),
+                f"{party} logged that the run did not end as planned",
+            )
+    if view.complete:
+        _check_last_round(view, findings)
     return findings.conclude(
         f"{count} events of {len(view.parties)} parties, none missing up to the end of the run"
+    )
+
+
+def _check_last_round(view: View, findings: Findings) -> None:
+    """A complete run went through all of its rounds; an abort costs the round its number."""
+    try:
+        log, rounds = view.log(view.leader), view.manifest.rounds
+    except Missing as missing:
+        findings.unproven(str(missing))
+        return
+    events = [*log.of("round.started"), *log.of("round.aborted")]
+    last = max((event.number("round") for event in events), default=0)
+    findings.require(
+        last == rounds, f"the run is marked complete and ends with round {last} of {rounds}"
     )

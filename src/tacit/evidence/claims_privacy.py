@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 
@@ -10,6 +11,7 @@ from tacit.evidence import layout
 from tacit.evidence.records import Event, PartyLog
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, View, inconsistency
+from tacit.policy.cedar import UNBOUNDED_EPSILON
 from tacit.types import PartyName
 from tacit.wire.messages import Accept
 
@@ -17,6 +19,24 @@ __all__ = ["budget", "epsilon", "policy", "receipts"]
 
 TOLERANCE = Decimal("1e-9")
 """Relative; covers the last digits of an epsilon computed on another platform, nothing more."""
+
+VERSION_TOLERANCE = Decimal("1e-6")
+"""Relative; two versions of the accountant differ by less, whoever lies about privacy by more."""
+
+
+def _at_least(recorded: Decimal, needed: Decimal, reason: str, findings: Findings) -> None:
+    """Fails with ``reason`` if the recorded epsilon is below the recomputed one."""
+    if recorded >= needed * (1 - TOLERANCE):
+        return
+    if recorded >= needed * (1 - VERSION_TOLERANCE):
+        findings.unproven(f"{reason}; by less than 1e-6: accountant versions differ")
+    else:
+        findings.fail(reason)
+
+
+def _epsilon(view: View, rounds: int | None = None) -> Decimal:
+    """The plan's epsilon for so many rounds, by default for all."""
+    return Decimal(repr(view.plan.epsilon(rounds)))
 
 
 def _each_client(
@@ -67,6 +87,12 @@ def policy(view: View) -> Claim:
             accept.contract,
         )
         findings.require(same, f"{client} accepted under another policy or contract")
+        _check_price(view, client, first, findings)
+        accepted = [event.digest("accept") for event in log.of("offer.accepted")]
+        findings.require(
+            accepted == [view.messages[layout.accept(client)].digest],
+            f"the acceptance of {client} is not the one that it logged",
+        )
         left = _first(log, "offer.accepted", "upload.sent")
         findings.require(
             left is None or first.index < left, f"{client} took part before its policy decided"
@@ -74,6 +100,28 @@ def policy(view: View) -> Claim:
 
     _each_client(view, findings, check)
     return findings.conclude(f"the policies of all {len(view.clients)} clients allowed the run")
+
+
+def _check_price(view: View, client: PartyName, decided: Event, findings: Findings) -> None:
+    """The policy was asked about the epsilon that the plan costs."""
+    asked = decided.text("epsilon_milli")
+    if view.plan.unit == "none":
+        expected = str(UNBOUNDED_EPSILON)
+    else:
+        epsilon = view.plan.epsilon()
+        expected = str(math.ceil(epsilon * 1000))
+        near = {str(math.ceil(epsilon * 1000 * (1 + sign * 1e-6))) for sign in (-1, 1)}
+        if asked != expected and asked in near:
+            findings.unproven(
+                f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
+                f"{expected}/1000; at the edge of rounding: accountant versions differ"
+            )
+            return
+    findings.require(
+        asked == expected,
+        f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
+        f"{expected}/1000",
+    )
 
 
 def receipts(view: View) -> Claim:
@@ -105,7 +153,11 @@ def receipts(view: View) -> Claim:
 
 
 def epsilon(view: View) -> Claim:
-    """No client recorded less epsilon than the plan's accountant gives for its charged rounds."""
+    """No client recorded less epsilon than the plan's accountant gives.
+
+    A charge covers the rounds up to it. A settlement covers the whole plan once anything was
+    uploaded, because the leader chose when to stop after it had seen sums (``settled_epsilon``).
+    """
     findings = Findings("epsilon")
     problem = inconsistency(view)
     if problem is not None:
@@ -115,6 +167,7 @@ def epsilon(view: View) -> Claim:
         findings.unproven("the run has no differential privacy")
         return findings.conclude("")
     recorded: list[Decimal] = []
+    uploaders = _uploaders(view)
 
     def check(client: PartyName, log: PartyLog) -> None:
         charges = log.of("budget.charged")
@@ -124,19 +177,18 @@ def epsilon(view: View) -> Claim:
             f"{client} charged a round that the plan does not have",
         ):
             return
-        needed = Decimal(repr(view.plan.epsilon(len(rounds))))
-        least = needed * (1 - TOLERANCE)
-        stated = [event for event in charges if "epsilon" in event.fields]
-        if stated and stated[-1].decimal("epsilon") < least:
-            findings.fail(f"{client} charged less epsilon than {needed}")
-        settled = log.of("run.settled")
+        stated = list(_stated(charges))
+        if stated:
+            needed = _epsilon(view, len(rounds))
+            _at_least(stated[-1], needed, f"{client} charged less epsilon than {needed}", findings)
+        uploaded = client in uploaders or bool(log.of("upload.sent")) or bool(charges)
+        whole, settled = _epsilon(view) if uploaded else Decimal(0), log.of("run.settled")
         for event in settled:
-            findings.require(
-                event.decimal("epsilon") >= least,
-                f"{client} settled epsilon {event.text('epsilon')}, the plan needs {needed}",
-            )
-            recorded.append(event.decimal("epsilon"))
-        if charges and not settled and not stated:
+            epsilon = event.decimal("epsilon")
+            reason = f"{client} settled epsilon {epsilon}, the plan needs {whole}"
+            _at_least(epsilon, whole, reason, findings)
+            recorded.append(epsilon)
+        if uploaded and not settled:
             findings.unproven(f"{client} has not settled its epsilon")
 
     _each_client(view, findings, check)
@@ -170,6 +222,10 @@ def budget(view: View) -> Claim:
         reserved = log.of("budget.reserved")
         if charges and (not reserved or reserved[0].index > charges[0].index):
             findings.fail(f"{client} charged before it had reserved")
+        for event in reserved:
+            epsilon, needed = event.decimal("epsilon"), _epsilon(view)
+            reason = f"{client} reserved epsilon {epsilon}, the plan needs {needed}"
+            _at_least(epsilon, needed, reason, findings)
         _check_settlement(client, log, findings)
 
     _each_client(view, findings, check)

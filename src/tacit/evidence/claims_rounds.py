@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +18,13 @@ from tacit.algebra.encoding import decode as decode_fixed
 from tacit.algebra.ring import centred
 from tacit.errors import DecodeError, TacitError
 from tacit.evidence import layout
+from tacit.evidence.claims_logs import (
+    check_ending,
+    check_followed,
+    check_hidden,
+    check_rounds,
+    check_shown,
+)
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, RoundView, View
 from tacit.learn.server import ServerRule, ServerState
@@ -36,6 +46,9 @@ def cohort(view: View) -> Claim:
     smallest: list[int] = []
     for round_view in closed:
         _guarded(findings, partial(_check_cohort, view, round_view, findings, smallest))
+    _guarded(findings, partial(check_rounds, view, findings))
+    for party in dict.fromkeys([*view.clients, *view.helpers]):
+        _guarded(findings, partial(check_hidden, view, party, findings))
     return findings.conclude(
         lambda: (
             f"{len(closed)} sums, each over at least {min(smallest)} operators "
@@ -121,6 +134,7 @@ def one_sum_per_upload(view: View) -> Claim:
     for helper in view.helpers:
         _guarded(findings, partial(_check_answers, view, helper, findings))
     _guarded(findings, partial(_check_reuse, view, findings))
+    _guarded(findings, partial(check_shown, view, findings))
     answers = sum(len(round_view.mask_sums) for round_view in view.rounds)
     return findings.conclude(
         f"{answers} answers of {len(view.helpers)} helpers, one per helper and round; "
@@ -167,13 +181,16 @@ def model_chain(view: View) -> Claim:
     findings = Findings("model-chain")
     rule = _rule(view)
     state = rule.start(_initial(view))
-    steps = 0
+    steps, earlier = 0, set()
     for round_view in view.rounds:
         _check_model(view, round_view, state, findings)
         if round_view.aggregate is not None:
+            earlier.add(_digest(rule.released(state)))
             state = rule.step(state, _gradient(view, round_view, findings))
             steps += 1
-    _check_release(view, rule.released(state), findings)
+    for client in view.clients:
+        _guarded(findings, partial(check_followed, view, client, findings))
+    _check_release(view, rule.released(state), earlier, findings)
     return findings.conclude(
         f"{steps} server steps recomputed bit for bit; they end in the released model"
     )
@@ -248,20 +265,54 @@ def _gradient(view: View, round_view: RoundView, findings: Findings) -> Floats:
     return values / plan.divisor
 
 
-def _check_release(view: View, released: Floats, findings: Findings) -> None:
+def _check_release(
+    view: View, released: Floats, earlier: AbstractSet[Digest], findings: Findings
+) -> None:
     data = view.members.get(layout.FINAL)
     if data is None:
         findings.unproven("the bundle holds no released model")
         return
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise DecodeError("evidence.model", f"{layout.FINAL} is not a safetensors file") from error
+    tensors, metadata = _read_final(data)
+    findings.require(
+        tensors.keys() == {"theta"}, f"{layout.FINAL} holds something other than the parameters"
+    )
+    findings.require(
+        metadata == {"run": view.head.run}, f"{layout.FINAL} does not name this run alone"
+    )
     theta = tensors.get("theta")
-    same = theta is not None and theta.dtype == np.float64 and theta.tobytes() == released.tobytes()
+    same = (
+        theta is not None
+        and theta.dtype == np.float64
+        and theta.shape == released.shape
+        and theta.tobytes() == released.tobytes()
+    )
     findings.require(same, "the released model is not the one that the rounds lead to")
-    expected = hashlib.sha256(released.astype("<f8").tobytes()).digest()
-    for event in view.log(view.leader).of("model.released"):
+    expected = _digest(released)
+    # The leader wrote the last sum and its own log; only the clients' chains bind the last model.
+    for client in view.clients:
+        _guarded(findings, partial(check_ending, view, client, (expected, earlier), findings))
+    logged = view.log(view.leader).of("model.released")
+    for event in logged:
         findings.require(
             event.digest("model") == expected, "the leader logged the release of another model"
         )
+    if len(logged) != 1:
+        reason = f"the leader logged {len(logged)} releases of a model"
+        (findings.fail if view.complete or logged else findings.unproven)(reason)
+
+
+def _digest(parameters: Floats) -> Digest:
+    return Digest(hashlib.sha256(parameters.astype("<f8").tobytes()).digest())
+
+
+def _read_final(data: bytes) -> tuple[dict[str, NDArray[Any]], Any]:
+    """Tensors and metadata of a safetensors file.
+
+    Reference: https://github.com/huggingface/safetensors#format, an 8-byte length and a JSON header.
+    """
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DecodeError("evidence.model", f"{layout.FINAL} is not a safetensors file") from error
+    return tensors, header.get("__metadata__")

@@ -16,10 +16,13 @@ from tacit.ledger.log import log_origin
 from tacit.ledger.note import open_note, sign_note
 from tacit.types import PartyName, Signer
 
-__all__ = ["Head", "check_signature", "sign"]
+__all__ = ["Head", "check_signature", "is_plain", "sign"]
 
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 TITLE = "tacit bundle v1"
+
+MAX_TEXT = 500
+MAX_SIMULATED = 64
 
 BundleStatus = Literal["complete", "partial"]
 
@@ -79,9 +82,11 @@ def _from_record(record: Any) -> Head:
     files, simulated = record["files"], record["simulated"]
     texts = [record["federation"], *files.keys(), *simulated]
     digests = [record["run"], *files.values(), *([record["model"]] if record["model"] else [])]
+    if len(simulated) > MAX_SIMULATED:
+        raise ValueError("simulated")
     if record["version"] != 1 or record["status"] not in ("complete", "partial"):
         raise ValueError("version or status")
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) and is_plain(text) for text in texts):
         raise ValueError("text")
     if not all(isinstance(item, str) and HEX_DIGEST.fullmatch(item) for item in digests):
         raise ValueError("digest")
@@ -93,6 +98,11 @@ def _from_record(record: Any) -> Head:
         simulated=tuple(simulated),
         files=files,
     )
+
+
+def is_plain(text: str) -> bool:
+    """Whether a reader's terminal can show ``text``: one short line without control characters."""
+    return len(text) <= MAX_TEXT and text.isprintable()
 
 
 def sign(manifest: bytes, federation: str, leader: PartyName, signer: Signer) -> bytes:

@@ -39,10 +39,12 @@ FINAL = "model/final.safetensors"
 
 NAMED = frozenset({MANIFEST, SIGNATURE, ROSTER, JOB, SCHEMA, OFFER, INITIAL, FINAL})
 PARTY = r"(?P<party>[a-z0-9-]{1,64})"
+# One name per round: no second spelling with another number of zeros.
+ROUND = r"r(?P<round>(?!000000/)(?:[0-9]{6}|[1-9][0-9]{6}))"
 MESSAGE = re.compile(
-    rf"transcript/(?:(?P<accept>accept)-|r(?P<round>[0-9]{{6,7}})/(?P<kind>key|upload|mask-sum)-){PARTY}\.msg"
+    rf"transcript/(?:(?P<accept>accept)-|{ROUND}/(?P<kind>key|upload|mask-sum)-){PARTY}\.msg"
 )
-AGGREGATE = re.compile(r"transcript/r(?P<round>[0-9]{6,7})/aggregate\.bin")
+AGGREGATE = re.compile(rf"transcript/{ROUND}/aggregate\.bin")
 LOG = re.compile(rf"logs/{PARTY}\.(?:jsonl|checkpoint)")
 
 TYPES: dict[str, tuple[str, Role]] = {

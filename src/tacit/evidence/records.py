@@ -35,6 +35,13 @@ class Event:
     kind: str
     fields: Mapping[str, Any]
 
+    @property
+    def role(self) -> str:
+        """The role in which the party logged it."""
+        kind = str(self.fields.get("type", ""))
+        prefixed = next((role[:-1] for role in ROLES if kind.startswith(role)), "")
+        return str(self.fields.get("role", prefixed))
+
     def text(self, name: str) -> str:
         """A text field.
 
@@ -82,7 +89,7 @@ class Event:
         return value
 
     def decimal(self, name: str) -> Decimal:
-        """A non-negative number, written as text.
+        """A finite, non-negative number, written as text.
 
         Raises:
             DecodeError: Anything else.
@@ -91,7 +98,7 @@ class Event:
             value = Decimal(self.text(name))
         except InvalidOperation as error:
             raise self._wrong(name) from error
-        if value.is_nan() or value < 0:
+        if not value.is_finite() or value < 0:
             raise self._wrong(name)
         return value
 

@@ -48,7 +48,7 @@ def verify_bundle(bundle: Path | bytes, trust: Trust | None = None) -> Report:
         "authenticity": lambda: claims_identity.authenticity(view, trust),
         "integrity": lambda: claims_identity.integrity(view),
         "log-inclusion": lambda: claims_identity.log_inclusion(view),
-        "same-job": lambda: claims_identity.same_job(view),
+        "same-job": lambda: claims_identity.same_job(view, trust),
         "cohort": lambda: claims_rounds.cohort(view),
         "one-sum-per-upload": lambda: claims_rounds.one_sum_per_upload(view),
         "policy": lambda: claims_privacy.policy(view),

@@ -163,7 +163,7 @@ class Policy:
         ``context.aggregation``.
         Checked by tests/unit/test_policy_cedar.py::test_default_deny_and_forbid_wins,
         tests/unit/test_policy_cedar.py::test_a_rule_that_cannot_be_evaluated_denies and
-        tests/unit/test_policy_cedar.py::test_plain_needs_a_permit_that_speaks_of_it.
+        tests/unit/test_policy_cedar.py::test_plain_needs_a_permit_that_asks_for_it.
 
     Reference:
         Cedar policy language, "Authorization" (default deny, forbid overrides permit).

@@ -6,6 +6,7 @@ No party takes part: one builder holds all keys, so that tests can let parties l
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from tacit.evidence.head import Head, sign
 from tacit.learn.server import ServerRule, ServerState
 from tacit.ledger.log import Log, log_origin
 from tacit.party.job import JobSpec
+from tacit.policy.cedar import UNBOUNDED_EPSILON
 from tacit.policy.schema import FeatureColumn, Schema
 from tacit.privacy.plan import Plan, sample_bound
 from tacit.secagg.masked import cohort_digest, round_context
@@ -149,6 +151,7 @@ class SyntheticRun:
         self.state: ServerState = self.rule.start(self.initial)
         self.writer = BundleWriter(self.roster, self.run)
         self.now = 0
+        self.closed = 0
 
     def _manifest(self) -> Manifest:
         return Manifest(
@@ -232,7 +235,11 @@ class SyntheticRun:
             contract=contract.hex(),
             allowed=True,
             rules=["allow"],
-            epsilon_milli="8000",
+            epsilon_milli=str(
+                math.ceil(self.plan.epsilon() * 1000)
+                if self.unit == "record"
+                else UNBOUNDED_EPSILON
+            ),
         )
         if self.unit == "record":
             self.log(
@@ -287,6 +294,8 @@ class SyntheticRun:
             self.answer(helper, number, context, [uploads[name] for name in chosen])
         if closed:
             self._close_round(number, [upload.digest for upload in uploads.values()])
+        else:
+            self.log(LEADER, "leader", "round.aborted", round=number, code="helper-timeout")
         return self
 
     def _keys(self, number: int) -> list[tuple[PartyName, bytes]]:
@@ -323,7 +332,7 @@ class SyntheticRun:
             "model.checked",
             round=number,
             model=model.hex(),
-            aggregate_round=number - 1,
+            aggregate_round=self.closed,
         )
         if self.unit == "record":
             self.log(site, "client", "budget.charged", round=number, rounds=number)
@@ -376,12 +385,24 @@ class SyntheticRun:
         self.writer.add_aggregate(number, total)
         values = decode_fixed(centred(total), self.plan.grid)
         self.state = self.rule.step(self.state, values / self.plan.divisor)
+        self.closed = number
 
     def close(
-        self, *, rounds: int = ROUNDS, released: NDArray[np.float64] | None = None
+        self,
+        *,
+        rounds: int = ROUNDS,
+        released: NDArray[np.float64] | None = None,
+        complete: bool = True,
     ) -> SyntheticRun:
-        """Settlement, release and the parties' records."""
-        theta = self.rule.released(self.state) if released is None else released
+        """Settlement, release and the parties' records.
+
+        Args:
+            rounds: How many rounds each site settles.
+            released: The model that the leader releases instead of the true one (a lie).
+            complete: Whether the leader tells the sites that the run ended as planned.
+        """
+        own = self.rule.released(self.state)
+        theta = own if released is None else released
         for site in SITES:
             if self.unit == "record":
                 self.log(
@@ -389,13 +410,15 @@ class SyntheticRun:
                     "client",
                     "run.settled",
                     rounds=rounds,
-                    epsilon=repr(self.plan.epsilon(rounds)),
+                    epsilon=repr(self.plan.epsilon()),
                 )
-            self.log(site, "client", "run.closed", complete=True)
+            ended = digest(np.ascontiguousarray(own, dtype="<f8").tobytes())
+            self.log(site, "client", "run.closed", complete=complete, model=ended.hex())
         model = digest(np.ascontiguousarray(theta, dtype="<f8").tobytes())
         self.log(LEADER, "leader", "model.released", model=model.hex())
-        self.log(LEADER, "leader", "run.closed", complete=True)
-        self.writer.add_final(save({"theta": np.ascontiguousarray(theta)}))
+        self.log(LEADER, "leader", "run.closed", complete=complete)
+        metadata = {"run": self.run.hex()}
+        self.writer.add_final(save({"theta": np.ascontiguousarray(theta)}, metadata=metadata))
         self.record()
         return self
 
