@@ -47,6 +47,11 @@ def cell(row: int, column: int, value: str) -> Callable[[], None]:
     return edit
 
 
+def one_more_column() -> None:
+    first, *rest = DATA.read_text().splitlines()
+    DATA.write_text("\n".join([f"{first},height", *(f"{line},1" for line in rest)]) + "\n")
+
+
 def only_header() -> None:
     DATA.write_text(DATA.read_text().splitlines()[0] + "\n")
 
@@ -133,7 +138,10 @@ CASES = {
         ("evaluation", "public"),
     ),
     "undeclared column": Bad(
-        cell(0, 1, "height"), "ConfigError", "connect.column", ("records.csv", "height")
+        one_more_column, "ConfigError", "connect.column", ("records.csv", "height")
+    ),
+    "renamed column": Bad(
+        cell(0, 1, "height"), "ConfigError", "connect.column", ("records.csv", "size")
     ),
     "text in a number column": Bad(
         cell(3, 1, "tall"), "ConfigError", "connect.cell", ("records.csv", "row 3", "size")
