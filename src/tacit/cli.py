@@ -86,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--release", metavar="RUN", help="free what a run reserved that never sent anything"
     )
+
+    audit = _command(commands, "audit", _audit, "add up the rounds that the coordinator keeps")
+    audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
+    audit.add_argument(
+        "--forget", action="store_true", help="drop the kept vectors afterwards, to free space"
+    )
     return parser
 
 
@@ -213,6 +219,17 @@ def _budget(options: argparse.Namespace) -> int:
     else:
         show_budgets(budgets)
     return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from tacit.audit import audit_run, show_audit  # noqa: PLC0415
+
+    audit = audit_run(options.run, forget=options.forget)
+    if options.json:
+        print(json.dumps(audit.record(), indent=2))
+    else:
+        show_audit(audit)
+    return 0 if audit.passed else FAILED
 
 
 if __name__ == "__main__":

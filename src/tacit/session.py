@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rfc8785
 import safetensors.numpy
+from numpy.typing import NDArray
 
 from tacit.engine.folder import FolderSource, SiteFolder, World, coordinator_ports
 from tacit.engine.local import LocalEngine, Tap, Traffic
@@ -24,13 +25,12 @@ from tacit.evidence.report import default_required
 from tacit.evidence.trust import Trust
 from tacit.files import make_folder, read_limited, write_atomic
 from tacit.learn.code import LoadedModel, load_model
-from tacit.learn.metrics import evaluate
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
 from tacit.party.site import Site
-from tacit.party.terms import PROTOCOLS, Terms, check_cohort, choose_helpers, plan_for
+from tacit.party.terms import PROTOCOLS, Terms, check_cohort, check_sizes, choose_helpers, plan_for
 from tacit.party.workload import TrainingData, Workload
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
@@ -40,7 +40,7 @@ from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import open_message
 from tacit.wire.messages import Manifest, Offer
 
-__all__ = ["Federation", "Outcome", "Progress", "Session"]
+__all__ = ["Federation", "Outcome", "Progress", "RunPlace", "Session"]
 
 RUN_NAME_DIGITS = 12
 EVALUATIONS = 50
@@ -106,6 +106,64 @@ class Outcome:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run of this machine lies: what ``run.json`` in its folder says."""
+
+    folder: Path
+    run: str
+    base: Path
+    sites: tuple[Path, ...]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunPlace:
+        """Reads a run's folder.
+
+        Raises:
+            ConfigError: Not the folder of a run.
+        """
+        if not (folder / "run.json").is_file():
+            raise ConfigError(
+                "run.folder",
+                f"{folder} is not the folder of a run",
+                remedy="pass what an earlier 'tacit run' made, for example runs/3f2a9c1b04de",
+                file=str(folder),
+            )
+        try:
+            places = json.loads(read_limited(folder / "run.json", RESULT_LIMIT))
+            sites = tuple(Path(site) for site in places["sites"])
+            return cls(folder, str(places["run"]), Path(places["base"]), sites)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(
+                "run.folder",
+                f"{folder}/run.json is not that of a run",
+                remedy="pass the folder that an earlier 'tacit run' made",
+                file=str(folder / "run.json"),
+            ) from error
+
+    def roster(self) -> tuple[Roster, PartyName]:
+        """The federation's roster and its leader."""
+        roster = Roster.load(self.base / "federation.toml")
+        return roster, _leader(roster)
+
+    def offer(self, ports: Ports, roster: Roster) -> Offer:
+        """The offer of the run, from the leader's own state.
+
+        Raises:
+            RoundAborted: The leader knows nothing of the run.
+        """
+        raw = ports.store.get(f"leader/{self.run}", "transcript/offer.msg")
+        if raw is None:
+            raise RoundAborted(
+                "run.unknown",
+                f"the coordinator knows nothing of the run in {self.folder}",
+                retryable=False,
+                remedy="start a new run",
+            )
+        body: Offer = open_message(raw, roster.authenticate).body
+        return body
+
+
 @dataclass(slots=True)
 class Session:
     """One run: built by ``begin`` or ``reopen``, driven by ``execute``."""
@@ -116,6 +174,7 @@ class Session:
     helpers: dict[PartyName, Helper]
     evaluation: TrainingData
     offer: Offer | None
+    places: dict[PartyName, Path] = field(default_factory=dict)
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
     @classmethod
@@ -161,25 +220,10 @@ class Session:
         Raises:
             ConfigError: Not the folder of a run, or the model code has changed.
         """
-        if not (folder / "run.json").is_file():
-            raise ConfigError(
-                "run.folder",
-                f"{folder} is not the folder of a run",
-                remedy="pass what an earlier 'tacit run' made, for example runs/3f2a9c1b04de",
-                file=str(folder),
-            )
-        try:
-            places = json.loads(read_limited(folder / "run.json", RESULT_LIMIT))
-            run, base = str(places["run"]), Path(places["base"])
-            sites = [Path(site) for site in places["sites"]]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ConfigError(
-                "run.folder",
-                f"{folder}/run.json is not that of a run",
-                remedy="pass the folder that an earlier 'tacit run' made",
-                file=str(folder / "run.json"),
-            ) from error
-        offer = _stored_offer(folder, base, run, world or World.real())
+        place = RunPlace.read(folder)
+        roster, leader = place.roster()
+        ports = coordinator_ports(place.base / "coordinator", leader, roster, world or World.real())
+        offer = place.offer(ports, roster)
         spec = JobSpec.from_canonical(offer.job)
         if spec.model == "notebook":
             raise ConfigError(
@@ -187,7 +231,7 @@ class Session:
                 "a run whose model is an object of a notebook cannot be continued",
                 remedy="put the model into a file and name it in the job, then start a new run",
             )
-        opened = Federation.open(spec, base, sites, None, world)
+        opened = Federation.open(spec, place.base, place.sites, None, world)
         terms = Terms.of(offer, opened.roster)
         if opened.workload.model.code != terms.manifest.code:
             raise ConfigError(
@@ -251,16 +295,15 @@ class Session:
         on_progress(Progress(round=number, rounds=rounds, metrics=latest))
 
     def _metrics(self) -> dict[str, float]:
+        """On the public evaluation set, and the private ones inside the last sum, if asked for."""
         state = self.coordinator.model
         if state is None:
             return {}
-        workload = self.coordinator.chain.workload
-        return evaluate(
-            workload.model.model,
-            workload.released(state),
-            self.evaluation.features,
-            self.evaluation.labels,
-        )
+        chain = self.coordinator.chain
+        found = chain.workload.evaluate(state, self.evaluation)
+        aggregate, chunks = self.coordinator.transcript.last_aggregate()
+        private = chain.metrics(aggregate, chunks) if aggregate is not None else {}
+        return {**found, **private}
 
     def _raise_refusal(self, engine: LocalEngine) -> None:
         """No round began: the operator of this machine may read the site's own words."""
@@ -298,15 +341,25 @@ class Session:
             write_atomic(outcome.model, model)
         write_atomic(self.folder / "result.json", rfc8785.dumps(outcome.record()))
         self._write_bundle(outcome, model)
+        self._write_own_models(outcome)
         return outcome
+
+    def _write_own_models(self, outcome: Outcome) -> None:
+        """Gives every site with local layers the whole model, in its own folder."""
+        for name, site in self.sites.items():
+            theta, place = site.own_model(outcome.run_id), self.places.get(name)
+            if theta is not None and place is not None:
+                folder = place / "models"
+                folder.mkdir(mode=0o700, exist_ok=True)
+                data = _tensors(theta, outcome.run_id)
+                write_atomic(folder / f"{outcome.folder.name}.safetensors", data)
 
     def _released(self) -> bytes | None:
         state = self.coordinator.model
         if state is None or not self.coordinator.chain.applied:
             return None
         theta = self.coordinator.chain.workload.released(state)
-        metadata = {"run": self.coordinator.terms.run_id}
-        return safetensors.numpy.save({"theta": np.ascontiguousarray(theta)}, metadata=metadata)
+        return _tensors(theta, self.coordinator.terms.run_id)
 
     def _write_bundle(self, outcome: Outcome, model: bytes | None) -> None:
         coordinator = self.coordinator
@@ -317,7 +370,7 @@ class Session:
                 writer.add_message(open_message(data, coordinator.roster.authenticate))
             elif name.endswith("/aggregate.bin"):
                 number = int(name.split("/")[0].removeprefix("r"))
-                writer.add_aggregate(number, np.frombuffer(data, dtype="<u4"))
+                writer.add_aggregate(number, data)
             elif name == "model-initial":
                 writer.add_initial(np.frombuffer(data, dtype="<f8"))
             elif name.startswith("log-"):
@@ -346,6 +399,7 @@ class Federation:
     evaluation: TrainingData
     sites: dict[PartyName, Site]
     helpers: dict[PartyName, Helper]
+    places: dict[PartyName, Path]
 
     @classmethod
     def open(
@@ -393,6 +447,7 @@ class Federation:
             evaluation=evaluation,
             sites={name: pair[0] for name, pair in opened.items()},
             helpers={name: pair[1] for name, pair in opened.items()},
+            places={name: folder.path for name, folder in folders.items()},
         )
 
     def offer(self) -> tuple[Offer, Terms]:
@@ -400,6 +455,7 @@ class Federation:
         clients = tuple(sorted(self.sites))
         helpers = choose_helpers(self.job, clients)
         length = self.workload.length
+        check_sizes(len(clients), len(helpers), length)
         plan = plan_for(self.job, clients=len(clients), helpers=len(helpers), length=length)
         manifest = Manifest(
             protocol=PROTOCOLS[self.job.aggregation.protocol],
@@ -407,6 +463,7 @@ class Federation:
             job=self.job.digest,
             schema=self.schema.digest,
             code=self.workload.model.code,
+            layout=self.workload.layout,
             roster=self.roster.digest,
             plan=plan.canonical(),
             ring_bits=plan.ring_bits,
@@ -433,7 +490,13 @@ class Federation:
             helpers=self.helpers,
             evaluation=self.evaluation,
             offer=offer,
+            places=self.places,
         )
+
+
+def _tensors(theta: NDArray[np.float64], run: str) -> bytes:
+    """A model file, safetensors."""
+    return safetensors.numpy.save({"theta": np.ascontiguousarray(theta)}, metadata={"run": run})
 
 
 def _coalitions(plan: Plan) -> tuple[float, ...]:
@@ -486,22 +549,6 @@ def _evaluation_source(job: JobSpec, base: Path) -> FolderSource:
             key="public",
         )
     return FolderSource(contract, path.parent)
-
-
-def _stored_offer(folder: Path, base: Path, run: str, world: World) -> Offer:
-    """The offer of a run, from the leader's own state."""
-    roster = Roster.load(base / "federation.toml")
-    ports = coordinator_ports(base / "coordinator", _leader(roster), roster, world)
-    raw = ports.store.get(f"leader/{run}", "transcript/offer.msg")
-    if raw is None:
-        raise RoundAborted(
-            "run.unknown",
-            f"the coordinator knows nothing of the run in {folder}",
-            retryable=False,
-            remedy="start a new run",
-        )
-    body: Offer = open_message(raw, roster.authenticate).body
-    return body
 
 
 @contextmanager

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Literal, NewType, Protocol
+from typing import Any, Literal, NewType, Protocol
 
 __all__ = [
     "Digest",
     "Entropy",
     "Milliseconds",
     "Opener",
+    "ParallelMap",
     "PartyName",
     "Role",
     "Round",
@@ -32,6 +33,9 @@ Milliseconds = NewType("Milliseconds", int)
 """Milliseconds since 1970-01-01 UTC."""
 
 Role = Literal["leader", "client", "helper"]
+
+ParallelMap = Callable[..., Iterable[Any]]
+"""The builtin ``map``, or a pool's: calls a function on every item, perhaps on several cores."""
 
 
 class Entropy(Protocol):

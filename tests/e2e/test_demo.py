@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tacit.algebra.ring import centred, ring_sum
 from tacit.api import verify
 from tacit.demo import digits_demo, hospitals
 from tacit.demo.digits_demo import run_digits
@@ -152,17 +151,21 @@ def test_what_the_keys_open_is_what_the_leader_summed(tmp_path: Path) -> None:
     world = World(entropy=lambda _: OsEntropy(), sealing=lambda _: KeepingSealing(kept))
     trained = train(prepare(job, rounds=2, world=world), lambda _: None, recorder)
     coordinator = trained.session.coordinator
+    ring = coordinator.terms.ring
     members = unpack(trained.outcome.bundle.read_bytes())
     noise = []
     for number in (1, 2):
         opened = []
         for place in hospitals.HOSPITALS:
             site = PartyName(place.name)
-            seen = uploads_seen(replace(recorder, site=site), coordinator.roster, kept)
-            opened.append(remove_masks(seen[number - 1], site, kept))
-        total = np.frombuffer(members[f"transcript/r{number:06d}/aggregate.bin"], dtype="<u4")
-        noise.append(centred(total - ring_sum(opened, len(total))))
-    variance = coordinator.terms.plan.total_variance
+            seen = uploads_seen(replace(recorder, site=site), coordinator.roster, kept, ring)
+            opened.append(remove_masks(seen[number - 1], ring, site, kept))
+        data = members[f"transcript/r{number:06d}/aggregate.bin"]
+        total = ring.from_bytes(data, coordinator.terms.manifest.length).copy()
+        ring.subtract_into(total, ring.sum(opened, len(total)))
+        noise.append(ring.centred(total))
+    plan = coordinator.terms.plan
+    variance = plan.total_variance(plan.helpers)
     assert 0.5 < np.concatenate(noise).astype(float).var() / variance < 1.7
 
 

@@ -28,8 +28,6 @@ from tacit.testing.federation import (
     write_small_federation,
 )
 
-MESSAGES = 84  # of a whole run: 16 to begin, 20 a round (16 the last one), 12 to end
-
 
 class Killed(BaseException):
     """The process dies here."""
@@ -256,10 +254,12 @@ def test_an_interrupt_before_round_1_costs_nothing(tmp_path):
 
 
 def test_an_interrupt_at_the_very_end_loses_nothing(tmp_path):
-    base = tmp_path / "small"
-    write_small_federation(base)
-    begun = session(base)
-    outcome = begun.execute(tap=at_message(MESSAGES - 3, interrupt), clock=FixedClock())
+    base, twin, seen = tmp_path / "small", tmp_path / "twin", []
+    for folder in (base, twin):
+        write_small_federation(folder)
+    session(twin).execute(tap=lambda one: seen.append(one) or one, clock=FixedClock())
+    begun = session(base)  # from the same seed: message by message the same run
+    outcome = begun.execute(tap=at_message(len(seen) - 3, interrupt), clock=FixedClock())
     assert outcome.complete
     assert verified(begun.folder).exit_code == 0
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tacit.learn.gradient_sum import record_sum
 from tacit.learn.models import LogisticRegression
+from tacit.learn.record_metrics import MetricCode
 from tacit.privacy.integers import sensitivity
 
 CASES = {
@@ -16,12 +17,12 @@ CASES = {
 }
 
 
-def setting(n, classes, micro_batch, seed):
+def setting(n, classes, micro_batch, seed, metrics=None):
     rng = np.random.default_rng(seed)
     model = LogisticRegression(6, classes)
     theta = rng.normal(size=model.dimension)
     x, y = rng.normal(size=(n, 6)), rng.integers(0, classes, n)
-    public = {"clip_norm": 0.5, "grid": 2.0**-24, "micro_batch": micro_batch}
+    public = {"clip_norm": 0.5, "grid": 2.0**-24, "micro_batch": micro_batch, "metrics": metrics}
 
     def total(rows, chosen=None):
         chosen = np.ones(len(rows), bool) if chosen is None else chosen
@@ -51,3 +52,22 @@ def test_the_sites_add_up_to_the_pool(n, classes, micro_batch, seed, sites):
     parts = [total(np.flatnonzero(home == s), chosen[home == s]) for s in range(sites)]
     pooled = total(rng.permutation(np.flatnonzero(chosen)))
     assert (sum(parts) == pooled).all()
+
+
+@given(
+    **CASES,
+    share=st.floats(1e-3, 0.5),
+    loss_bound=st.sampled_from([1e-3, 0.7, 4.0, 1e3]),
+)
+@settings(max_examples=60)
+def test_a_row_with_metrics_keeps_the_sensitivity(n, classes, micro_batch, seed, share, loss_bound):
+    code = MetricCode(clip_norm=0.5, share=share, loss_bound=loss_bound)
+    rng, total = setting(n, classes, micro_batch, seed, code)
+    everyone = np.arange(n)
+    row = int(rng.integers(n))
+    alone = total(everyone[row : row + 1])
+    assert len(alone) == setting(n, classes, micro_batch, seed)[1](everyone[:1]).size + 2
+    assert (total(everyone) - total(np.delete(everyone, row)) == alone).all()
+    assert (total(everyone) - total(everyone, everyone != row) == alone).all()
+    assert sum(int(value) ** 2 for value in alone) <= sensitivity(0.5, 2.0**-24) ** 2
+    assert alone[-1] != 0

@@ -56,13 +56,18 @@ def test_rows_are_independent(name, seed, n):
     others, labels = rng.normal(size=x.shape) * 50, rng.integers(0, 10, n)
     others[row], labels[row] = x[row], y[row]
     assert model.gradients(theta, others, labels)[row].tobytes() == together[row].tobytes()
+    assessed = model.assess(theta, x, y)
+    assert model.assess(theta, x[order], y[order]).tobytes() == assessed[order].tobytes()
+    assert model.assess(theta, others, labels)[row].tobytes() == assessed[row].tobytes()
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_vectorised_path_is_the_one_in_use(name):
     _, theta, x, y = draw(name, 0, 16)
     MODELS[name].gradients(theta, x, y)
-    assert MODELS[name]._position_free[16]
+    MODELS[name].assess(theta, x, y)
+    assert MODELS[name]._position_free["gradients", 16]
+    assert MODELS[name]._position_free["assess", 16]
 
 
 @given(**CASES, n=st.integers(1, 40), sites=st.integers(1, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tacit.algebra.ring import centred, subtract_into
+from tacit.algebra.ring import Ring
 from tacit.learn.code import load_model
 from tacit.learn.gradient_sum import record_sum
+from tacit.learn.layout import Entry, Layout
 from tacit.party.job import JobSpec
 from tacit.party.terms import plan_for
 from tacit.party.workload import TrainingData, Workload, first_model_seed
@@ -23,9 +25,10 @@ from tacit.testing.federation import (
     SmallFederation,
     write_small_federation,
 )
-from tacit.wire.messages import Upload
+from tacit.wire.messages import RoundStart, Upload
 
 FEATURES = 3
+RING = Ring(32)
 
 
 @functools.lru_cache
@@ -60,7 +63,9 @@ def cases(draw):
 def contribution(case, rows, seed):
     made, plan, state, (features, labels) = case
     data = TrainingData(features=features[rows], labels=labels[rows])
-    return made.contribution(state, data, plan, SeededEntropy(seed))
+    vector, local = made.contribution(state, data, plan, SeededEntropy(seed))
+    assert local is None
+    return vector
 
 
 def share(case, row):
@@ -85,8 +90,8 @@ def test_removing_a_record_removes_its_share(case, seed, data):
     every, always = np.arange(len(case[3][1])), case[1].sampling_rate == 1.0
     gone = data.draw(st.sampled_from(every)) if always else every[-1]
     whole = contribution(case, every, seed)
-    subtract_into(whole, contribution(case, np.delete(every, gone), seed))
-    difference, alone = centred(whole), share(case, gone)
+    RING.subtract_into(whole, contribution(case, np.delete(every, gone), seed))
+    difference, alone = RING.centred(whole), share(case, gone)
     assert (difference == alone).all() or (not always and not difference.any())
     assert (alone.astype(object) ** 2).sum() <= case[1].sensitivity ** 2
 
@@ -96,7 +101,7 @@ def test_poisson_samples_differ_between_rounds():
     made, plan = workload(0.5)
     data = TrainingData(np.ones((40, FEATURES)), np.zeros(40, dtype=np.int64))
     entropy = SeededEntropy(1)
-    sums = {made.contribution(made.first(b""), data, plan, entropy).tobytes() for _ in range(5)}
+    sums = {made.contribution(made.first(b""), data, plan, entropy)[0].tobytes() for _ in range(5)}
     assert len(sums) > 1
 
 
@@ -132,11 +137,11 @@ def test_removing_a_site_removes_exactly_its_contribution(tmp_path):
         state = fewer.workload.first(
             first_model_seed([(n, a.body.nonce) for n, a in fewer.leader._accepts.items()])
         )
-        own = fewer.workload.contribution(
+        own, _ = fewer.workload.contribution(
             state, site_data(fewer, gone), fewer.terms.plan, SeededEntropy(0)
         )
         difference = aggregate(everyone, 1).copy()
-        subtract_into(difference, aggregate(fewer, 1).copy())
+        RING.subtract_into(difference, aggregate(fewer, 1).copy())
         assert own.any()
         assert (difference == own).all()
 
@@ -151,9 +156,74 @@ def test_federated_sum_is_the_pooled_one_bit_for_bit(tmp_path, micro_batch):
     seed = first_model_seed([(n, a.body.nonce) for n, a in small.leader._accepts.items()])
     state = made.first(seed)
     for number in (1, 2, 3):
-        total = made.contribution(state, data, plan, SeededEntropy(0))
+        total, _ = made.contribution(state, data, plan, SeededEntropy(0))
         assert (aggregate(small, number) == total).all()
-        state = made.step(state, centred(total), plan)
+        state = made.step(state, RING.centred(total), plan)
     assert state.to_bytes() == small.leader.model.to_bytes()
     for site in small.sites.values():
         assert site.state(small.terms.run_id).get("model") == state.to_bytes()
+
+
+class OtherConstants:
+    """The leader's model but for one constant that the sites hold besides."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        extra = Entry("table", (2,), "int64", "constant", content=bytes(32))
+        self.layout = Layout((*inner.layout.entries, extra))
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+class Drifted(SmallFederation):
+    """Sites load the very code of the run, and their libraries make other constants of it."""
+
+    def load_model(self, job, schema, code=None):
+        loaded = super().load_model(job, schema, code)
+        if code is None:
+            return loaded
+        return dataclasses.replace(loaded, model=OtherConstants(loaded.model))
+
+
+def test_a_site_with_other_constants_takes_no_part(tmp_path):
+    write_small_federation(tmp_path / "small")
+    small = Drifted(tmp_path / "small")
+    small.run()
+    assert "site.layout" in small.leader.failure.message
+    assert all(
+        not site.state(small.terms.run_id).number("uploads") for site in small.sites.values()
+    )
+
+
+LOCAL_LAYERS = {
+    **WITHOUT_NOISE,
+    "training": {
+        "algorithm": "fedavg",
+        "optimiser": "sgd",
+        "micro_batch": 8,
+        "average_from": 1.0,
+        "local_layers": ["bias"],
+        "metrics_share": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_local_layers_differ_between_sites_and_travel_in_no_message(tmp_path, bits):
+    job = {
+        **LOCAL_LAYERS,
+        "privacy": {**WITHOUT_NOISE["privacy"], "clip_norm": 4.0},
+        "aggregation": {"min_cohort": 3, "ring_bits": bits},
+    }
+    write_small_federation(tmp_path / "small", job=job)
+    small = SmallFederation(tmp_path / "small")
+    held = small.until(RoundStart, round_number=3)
+    assert len(held) == len(SITES)
+    kept = {small.sites[name].state(small.terms.run_id).get("local") for name in SITES}
+    assert len(kept) == len(SITES)
+    assert all(len(local) == 32 + 8 for local in kept)
+    assert len(small.leader.model.theta) == 2
+    small.deliver(held.values())
+    assert small.leader.durable.number("complete")
+    assert len(small.workload.released(small.leader.model)) == 2

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tacit.privacy import integers
-from tacit.privacy.integers import MAX_SENSITIVITY, encode_records, sensitivity
+from tacit.privacy.integers import MAX_SENSITIVITY, encode_records, encode_row, sensitivity
 
 ODD = st.sampled_from(
     [
@@ -44,6 +44,130 @@ def test_no_input_exceeds_the_sensitivity(gradients, clip_and_grid):
     assert encoded.shape == gradients.shape
     for row in encoded.tolist():
         assert sum(x * x for x in row) <= bound * bound
+
+
+LONG = integers.LONG_ROW
+PLACES = (0, 1, 2, LONG - 1, LONG, LONG + 1, 2 * LONG, 2 * LONG + 7)
+
+
+def exact_squares(row: np.ndarray) -> int:
+    return sum(x * x for x in row[row != 0].tolist())
+
+
+def long_row(values: list[float], fill: float) -> np.ndarray:
+    """A row of three blocks, constant but for a few values, some at the edges of a block."""
+    row = np.full(2 * LONG + 8, fill)
+    row[list(PLACES)] = values
+    return row
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(ANY, min_size=8, max_size=8),
+    st.one_of(st.just(0.0), st.sampled_from([1e-3, -1.0, 1e150, 1e-200, 5e-324, 1e300]), ANY),
+    CLIP_AND_GRID,
+)
+def test_no_long_row_exceeds_the_sensitivity(values, fill, clip_and_grid):
+    row = long_row(values, fill)
+    bound = sensitivity(*clip_and_grid)
+    encoded = encode_records(row[None, :], *clip_and_grid)[0]
+    assert exact_squares(encoded) <= bound * bound
+    out = np.full(len(row), -7, dtype=np.int32)
+    encode_row(row, *clip_and_grid, out)
+    assert np.array_equal(out, encoded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=8, max_size=8),
+    st.sampled_from([0.0, 1e-4, -0.01, 3.0]),
+    st.sampled_from(
+        [(1.0, 2.0**-22), (1.0, 0.001), (300.0, 0.0007), (1e4, 0.0131), (1.0, 2.0**-30)]
+    ),
+)
+def test_an_honest_long_row_survives(values, fill, clip_and_grid):
+    clip, grid = clip_and_grid
+    row = long_row(values, fill)
+    norm = math.hypot(*row.tolist())
+    limit = sensitivity(clip, grid) * grid
+    exact = row * (min(1.0, limit / norm) if norm > 0 else 0.0) / grid
+    encoded = encode_records(row[None, :], clip, grid)[0]
+    assert np.all(np.abs(encoded) <= np.abs(exact) * (1 + 1e-9))
+    assert np.all(np.abs(exact - encoded) <= 1 + np.abs(exact) * 1e-9)
+    assert np.all((encoded == 0) | (np.sign(encoded) == np.sign(row)))
+
+
+@pytest.mark.parametrize("stretch", [1.0 + 2.0**-40, 1.0 + 2.0**-20, 1.001, 4.0, 1e30])
+def test_a_violation_planted_before_the_certificate_is_caught(stretch):
+    """Clipping that leaves too large a norm: no such row passes, whatever the certificate saw."""
+    generator = np.random.default_rng(5)
+    for clip in (1.0, 1000.0, 2.0**31 - 1.0):
+        for row in (generator.standard_normal(3 * LONG) * clip, long_row([clip] + [0.0] * 7, 0.0)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(integers, "MARGIN", stretch)
+                encoded = encode_records(row[None, :], clip, 1.0)[0]
+            assert exact_squares(encoded) <= int(clip) ** 2
+    # a certificate that believes anything lets the violation through: the test above can fail
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integers, "MARGIN", 1.001)
+        patch.setattr(integers, "_certain", lambda squares, bound: True)
+        encoded = encode_records(generator.standard_normal((1, 3 * LONG)), 1.0, 2.0**-28)[0]
+    assert exact_squares(encoded) > 2**56
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, MAX_SENSITIVITY), st.integers(-3, 3))
+def test_the_certificate_never_accepts_a_norm_beyond_the_bound(seed, scale, nudge):
+    """Integer rows whose norm is the bound, a unit more or a unit less."""
+    generator = np.random.default_rng(seed)
+    x = np.rint(generator.standard_normal(LONG) * generator.uniform(0, scale / 128)).astype(
+        np.int64
+    )
+    bound = max(1, math.isqrt(exact_squares(x)) + nudge)
+    q = x.astype(np.float64)
+    for squares in (np.add.reduce(q * q), np.einsum("i,i->", q, q), integers.sum_of_squares(q)):
+        assert not integers._certain(float(squares), bound) or exact_squares(x) <= bound**2
+    assert not integers._certain(math.nan, bound)
+    assert not integers._certain(math.inf, bound)
+    assert not integers._certain(float(bound) ** 2, bound)  # undecided at the bound itself
+
+
+def test_the_certificate_decides_for_an_honest_long_row(monkeypatch):
+    """The slow exact check is not what usually decides."""
+
+    def forbidden(*_):
+        raise AssertionError("the certificate left an honest row undecided")
+
+    monkeypatch.setattr(integers, "_encode_odd_row", forbidden)
+    row = np.random.default_rng(1).standard_normal(5 * LONG + 3)
+    for size in (1e-9, 1e-3, 1.0, 1e9, 1e100):
+        encoded = encode_records(size * row[None, :], 1.0, 2.0**-24)[0]
+        assert math.isqrt(exact_squares(encoded)) <= 2**24
+    assert math.isqrt(exact_squares(encoded)) > 2**24 - 500
+
+
+@pytest.mark.parametrize("offset", range(8))
+def test_a_long_row_does_not_depend_on_its_address(offset):
+    row = np.random.default_rng(2).standard_normal(2 * LONG + 77)
+    room = np.empty(len(row) + 8)
+    room[offset : offset + len(row)] = row
+    out = np.empty(len(row), dtype=np.int64)
+    encode_row(room[offset : offset + len(row)], 1.0, 2.0**-28, out)
+    assert np.array_equal(out, encode_records(row[None, :], 1.0, 2.0**-28)[0])
+
+
+def test_a_long_row_fills_a_narrow_vector_or_is_refused():
+    row = np.random.default_rng(3).standard_normal(2 * LONG)
+    wide = np.empty(len(row), dtype=np.int64)
+    for dtype, clip in ((np.int16, 32767.0), (np.int32, float(MAX_SENSITIVITY))):
+        narrow = np.empty(len(row), dtype=dtype)
+        encode_row(row * clip, clip, 1.0, narrow)
+        encode_row(row * clip, clip, 1.0, wide)
+        assert np.array_equal(narrow, wide)
+    with pytest.raises(ValueError, match="narrow"):
+        encode_row(row, 32768.0, 1.0, np.empty(len(row), dtype=np.int16))
+    with pytest.raises(ValueError, match="length"):
+        encode_row(row, 1.0, 0.1, np.empty(3, dtype=np.int64))
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SKIPPED = {".git", ".venv", "__pycache__", "build", "dist", "runs"}
+SKIPPED = {".git", ".venv", ".venvs", "__pycache__", "build", "dist", "runs"}
 SUFFIXES = {"", ".cedar", ".cfg", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 UNFINISHED = re.compile(rf"\b({'TO' + 'DO'}|{'FIX' + 'ME'}|{'X' * 3})\b")
 MACHINE_PATH = re.compile(r"(?<![\w.}/:])/(?:work|home|root|Users|mnt)/\w|\b[A-Z]:\\Users")

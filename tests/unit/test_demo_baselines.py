@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from tacit.algebra.ring import centred
+from tacit.algebra.ring import Ring
 from tacit.demo import hospitals
 from tacit.demo.baselines import (
     central_sum,
@@ -51,7 +51,8 @@ def data() -> TrainingData:
 def test_the_curator_adds_the_guaranteed_noise_to_the_exact_sum(data: TrainingData) -> None:
     made, plan = workload()
     state = made.first(bytes(32))
-    exact = centred(made.contribution(state, data, plan, SeededEntropy(0)))  # every record, rate 1
+    vector, _ = made.contribution(state, data, plan, SeededEntropy(0))  # every record, rate 1
+    exact = Ring(plan.ring_bits).centred(vector)
     entropy = SeededEntropy(1)
     noise = np.array([central_sum(made, state, data, plan, entropy) - exact for _ in range(200)])
     assert noise.size == 200 * (FEATURES + 1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from tacit.algebra.ring import Ring
 from tacit.demo.leader_view import (
     KeepingSealing,
     LeaderView,
@@ -24,6 +25,7 @@ from tacit.wire.messages import Upload, Vector
 SITE = PartyName("north")
 HELPERS = tuple(PartyName(name) for name in ("east", "north", "south", "west"))
 LENGTH = 400
+RING = Ring(32)
 CONTEXT = Digest(bytes(32))
 
 
@@ -43,7 +45,13 @@ def seen(kept: dict[bytes, Opener], update: np.ndarray) -> Seen:
     openers = {helper: sealing.generate() for helper in HELPERS}
     keys = tuple((helper, openers[helper].public_key) for helper in HELPERS)
     masked = mask(
-        update, context=CONTEXT, client=SITE, keys=keys, sealing=sealing, entropy=SeededEntropy(3)
+        update,
+        RING,
+        context=CONTEXT,
+        client=SITE,
+        keys=keys,
+        sealing=sealing,
+        entropy=SeededEntropy(3),
     )
     for opener in openers.values():
         opener.erase()
@@ -52,12 +60,12 @@ def seen(kept: dict[bytes, Opener], update: np.ndarray) -> Seen:
 
 
 def test_every_helpers_key_returns_the_update(seen, kept, update) -> None:
-    assert np.array_equal(remove_masks(seen, SITE, kept), update)
+    assert np.array_equal(remove_masks(seen, RING, SITE, kept), update)
 
 
 @pytest.mark.parametrize("missing", HELPERS)
 def test_without_any_one_helper_the_rest_is_uniform(seen, kept, update, missing) -> None:
-    rest = remove_masks(seen, SITE, kept, missing)
+    rest = remove_masks(seen, RING, SITE, kept, missing)
     assert not np.array_equal(rest, update)
     assert uniformity(rest.astype("<u4").tobytes()) > 1e-6
     assert uniformity(update.astype("<u4").tobytes()) < 1e-100

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from tacit.algebra.encoding import decode as decode_fixed
-from tacit.algebra.ring import centred
+from tacit.algebra.ring import Ring
 from tacit.evidence import Report, Status, Trust, layout, verify_bundle
 from tacit.ledger.log import Log, log_origin
 from tacit.testing.bundles import LEADER, ROUNDS, SITES, SyntheticRun, sealed
@@ -55,12 +55,15 @@ def relogged(
     }
 
 
+RING = Ring(32)
+
+
 def model_after(run: SyntheticRun, members: Members, rounds: int) -> np.ndarray:
     state = run.rule.start(run.initial)
     for number in range(1, rounds + 1):
         data = members.get(layout.aggregate(number))
         if data is not None:
-            total = centred(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+            total = RING.centred(RING.from_bytes(data, len(data) // 4))
             state = run.rule.step(state, decode_fixed(total, run.plan.grid) / run.plan.divisor)
     return run.rule.released(state)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tacit.algebra.ring import centred, subtract_into
-from tacit.secagg.masked import cohort_digest, mask_sum
+from tacit.secagg.masked import cohort_digest, mask_sum, open_seeds
 from tacit.testing.federation import (
     SITES,
     WITHOUT_NOISE,
@@ -251,6 +250,7 @@ def test_noise_share_is_inside_every_answer(tmp_path, noise):
     """Every answer differs from the exact mask sum by a fresh sample of the planned variance."""
     small = federation(tmp_path, job={"privacy": {"noise": noise}})
     request, before = small.until(MaskRequest)[NORTH], small.stores[NORTH]
+    ring = small.terms.ring
     exact, held = exact_mask_sum(small, request), small.helpers[NORTH]._keys[small.terms.run]
     private, noises = held.opener._private, []
     for _ in range(100):
@@ -261,10 +261,10 @@ def test_noise_share_is_inside_every_answer(tmp_path, noise):
         small.helpers[NORTH]._keys[small.terms.run] = held
         answer = answers(small, request)[0]
         noise_share = exact.copy()
-        subtract_into(noise_share, join_chunks(answer.body.vector, answer.chunks, len(exact)))
-        noises.append(centred(noise_share))
+        ring.subtract_into(noise_share, vector_of(answer, ring))
+        noises.append(ring.centred(noise_share))
     flat = np.concatenate(noises).astype(np.float64)
-    planned = float(small.terms.plan.share_variance)
+    planned = float(small.terms.plan.share_variance(len(SITES)))
     assert planned > 1e6
     assert len(set(flat)) == len(flat)
     # Four standard deviations of the estimates.
@@ -278,12 +278,19 @@ def exact_mask_sum(small, request):
         (one.sender.party, next(s.sealed for s in one.body.seeds if s.helper == NORTH))
         for one in opened
     ]
-    return mask_sum(
+    streams = open_seeds(
         seeds,
         context=opened[0].body.context,
         helper=NORTH,
         opener=small.helpers[NORTH]._keys[small.terms.run].opener,
-        length=small.terms.manifest.length,
+    )
+    return mask_sum(streams, small.terms.ring, small.terms.manifest.length)
+
+
+def vector_of(message, ring):
+    length = message.body.vector.length
+    return ring.from_bytes(
+        join_chunks(message.body.vector, message.chunks, length, ring.item_bytes), length
     )
 
 
@@ -292,4 +299,4 @@ def test_without_privacy_the_answer_is_the_exact_mask_sum(tmp_path):
     request = small.until(MaskRequest)[NORTH]
     exact = exact_mask_sum(small, request)
     answer = answers(small, request)[0]
-    assert (join_chunks(answer.body.vector, answer.chunks, len(exact)) == exact).all()
+    assert (vector_of(answer, small.terms.ring) == exact).all()

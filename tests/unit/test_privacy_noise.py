@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import mpmath
@@ -10,7 +12,8 @@ import pytest
 from scipy import stats
 
 from tacit.privacy import noise
-from tacit.privacy.noise import discrete_gaussian
+from tacit.privacy.kernels import compiled_add_draws
+from tacit.privacy.noise import discrete_gaussian, noise_blocks
 from tacit.testing.entropy import SeededEntropy
 
 DRAWS = 1_000_000
@@ -154,8 +157,20 @@ class FixedStream:
         assert len(part) == len(data)
         return part
 
+    def update_into(self, data: bytes, out: np.ndarray) -> None:
+        out[...] = np.frombuffer(self.update(data), dtype=np.uint8)
 
-def test_a_tie_is_decided_by_further_bits():
+
+@pytest.fixture(params=["reference", "compiled"])
+def add(request):
+    """The loop in NumPy, and the one that numba compiles."""
+    if request.param == "reference":
+        return noise.add_draws
+    pytest.importorskip("numba")
+    return compiled_add_draws()
+
+
+def test_a_tie_is_decided_by_further_bits(add):
     table = noise._table(Fraction(100))
     column = next(
         c for c, e in enumerate(table.entries.tolist()) if e % 4096 != c and table.ties[c] > 1
@@ -166,8 +181,93 @@ def test_a_tie_is_decided_by_further_bits():
         (table.ties[column] - 1, column),
         (table.ties[column], entry % 4096),
     ):
-        drawn = noise._draw(table, 1, FixedStream(word, bits.to_bytes(16, "little")))
-        assert drawn.tolist() == [expected - noise.REACH]
+        stream = FixedStream(2 * word, *2 * [bits.to_bytes(16, "little")])
+        drawn, scratch = np.array([0, 1000]), np.empty(2, dtype="<u4")
+        noise._draw_into(drawn, 3, table, stream, scratch, add)
+        assert drawn.tolist() == [3 * (expected - noise.REACH), 1000 + 3 * (expected - noise.REACH)]
+
+
+@pytest.mark.parametrize("variance", [Fraction(8), Fraction(22500)])
+def test_every_word_draws_what_the_table_says(variance, add):
+    """All columns, just below, at and just above the threshold, and at both ends."""
+    table = noise._table(variance)
+    entries = table.entries.astype(np.int64)
+    columns = np.arange(4096)
+    for offset in (-1, 1, None):
+        upper = (entries >> 12) + offset if offset else np.where(columns % 2, 0, 2**20 - 1)
+        upper = np.clip(upper, 0, 2**20 - 1)
+        words = (upper << 12 | columns).astype(np.uint32)
+        total = np.arange(4096)
+        least = add(words, table.entries, -7, total)
+        kept = upper < entries >> 12
+        tied = upper == entries >> 12
+        expected = np.arange(4096) - 7 * (np.where(kept, columns, entries % 4096) - noise.REACH)
+        assert np.array_equal(total[~tied], expected[~tied])
+        assert (least < 4096) == tied.any()
+
+
+@pytest.mark.parametrize("variance", [20.5, 1e4, 1e8, 1e14, 2.0**60])
+def test_the_compiled_loop_gives_the_same_samples(variance, monkeypatch):
+    pytest.importorskip("numba")
+    size = 5 * noise.CHUNK + 3
+    reference = discrete_gaussian(variance, size, SeededEntropy(f"same {variance}"))
+    monkeypatch.setattr(noise, "COMPILED_DRAWS", 1)
+    monkeypatch.setattr(noise, "add_draws", None)  # not used any more
+    compiled = discrete_gaussian(variance, size, SeededEntropy(f"same {variance}"))
+    assert np.array_equal(compiled, reference)
+
+
+def test_without_numba_the_reference_draws(monkeypatch):
+    expected = discrete_gaussian(1e8, 1000, SeededEntropy(3))
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it raises ImportError
+    monkeypatch.setattr(noise, "COMPILED_DRAWS", 1)
+    compiled_add_draws.cache_clear()
+    try:
+        assert compiled_add_draws() is None
+        assert np.array_equal(discrete_gaussian(1e8, 1000, SeededEntropy(3)), expected)
+    finally:
+        compiled_add_draws.cache_clear()
+
+
+def test_numba_is_imported_for_large_vectors_only():
+    code = """
+import sys, tacit, tacit.privacy.plan
+from tacit.privacy.noise import COMPILED_DRAWS, discrete_gaussian
+from tacit.testing.entropy import SeededEntropy
+discrete_gaussian(1e6, 100_000, SeededEntropy(1))
+assert COMPILED_DRAWS > 100_000
+assert "numba" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 8])
+@pytest.mark.parametrize("size", [0, 1, noise.CHUNK, 3 * noise.CHUNK + 5])
+def test_blocks_are_the_same_samples(blocks, size):
+    parts = list(
+        map(np.copy, noise_blocks(1e8, size, SeededEntropy("blocks"), blocks * noise.CHUNK))
+    )
+    assert all(part.size == blocks * noise.CHUNK for part in parts[:-1])
+    whole = discrete_gaussian(1e8, size, SeededEntropy("blocks"))
+    assert np.array_equal(np.concatenate([*parts, np.zeros(0, dtype=np.int64)]), whole)
+
+
+def test_blocks_take_the_memory_of_one_block():
+    addresses = {
+        part.ctypes.data
+        for part in noise_blocks(1e4, 4 * noise.CHUNK, SeededEntropy(1), noise.CHUNK)
+    }
+    assert len(addresses) == 1
+
+
+def test_bad_blocks_are_refused_by_the_call():
+    for block in (0, -noise.CHUNK, 1000, noise.CHUNK + 1):
+        with pytest.raises(ValueError, match="multiple"):
+            noise_blocks(10, 5, SeededEntropy(1), block)
+    with pytest.raises(ValueError, match="variance"):
+        noise_blocks(0, 5, SeededEntropy(1))
+    with pytest.raises(ValueError, match="size"):
+        noise_blocks(10, -1, SeededEntropy(1))
 
 
 def test_no_samples():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from tacit.algebra.prg import expand
+from tacit.algebra.prg import add_keystreams, expand
+from tacit.algebra.ring import WIDTHS, Ring
 
 KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 COUNTER = bytes.fromhex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff")
@@ -29,27 +30,60 @@ CIPHERTEXT = (
     "2b0930daa23de94ce87017ba2d84988d"
     "dfc9c58db67aada613c2dd08457941a6"
 )
+STREAM = bytes.fromhex("".join(OUTPUT_BLOCKS))
+RINGS = [Ring(bits) for bits in WIDTHS]
 
 
-def test_nist_f_5_5() -> None:
-    assert expand(KEY, COUNTER, 16).astype("<u4").tobytes().hex() == "".join(OUTPUT_BLOCKS)
+def fused(key: bytes, counter: bytes, length: int, ring: Ring) -> np.ndarray:
+    """The other implementation, which the vectors fix as well."""
+    out = ring.zeros(length)
+    add_keystreams(None, [(key, counter)], ring, out=out)
+    return out
 
 
-def test_the_blocks_are_those_of_the_published_ciphertext() -> None:
-    stream = int.from_bytes(expand(KEY, COUNTER, 16).astype("<u4").tobytes(), "big")
+both = pytest.mark.parametrize("keystream", [expand, fused])
+widths = pytest.mark.parametrize("ring", RINGS, ids=[str(ring.bits) for ring in RINGS])
+
+
+@both
+@widths
+def test_nist_f_5_5(keystream, ring) -> None:
+    length = len(STREAM) // ring.item_bytes
+    elements = keystream(KEY, COUNTER, length, ring)
+    assert bytes(ring.to_bytes(elements)) == STREAM[: length * ring.item_bytes]
+
+
+@both
+def test_the_blocks_are_those_of_the_published_ciphertext(keystream) -> None:
+    stream = int.from_bytes(Ring(32).to_bytes(keystream(KEY, COUNTER, 16, Ring(32))), "big")
     assert stream ^ int(PLAINTEXT, 16) == int(CIPHERTEXT, 16)
 
 
-def test_elements_are_little_endian() -> None:
-    assert expand(KEY, COUNTER, 2).tolist() == [0xF17DDF0B, 0x33161759]
+@both
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [
+        (16, [0xDF0B, 0xF17D, 0x1759, 0x3316]),
+        (24, [0x7DDF0B, 0x1759F1, 0x5E3316, 0x158B9A]),
+        (32, [0xF17DDF0B, 0x33161759, 0x158B9A5E, 0x02C560C8]),
+    ],
+)
+def test_elements_are_little_endian(keystream, bits, expected) -> None:
+    assert keystream(KEY, COUNTER, 4, Ring(bits)).tolist() == expected
 
 
+@both
+@widths
 @pytest.mark.parametrize("length", [0, 1, 3, 5])
-def test_a_length_that_is_no_multiple_of_a_block_is_a_prefix(length: int) -> None:
-    assert np.array_equal(expand(KEY, COUNTER, length), expand(KEY, COUNTER, 16)[:length])
+def test_a_length_that_is_no_multiple_of_a_block_is_a_prefix(keystream, ring, length) -> None:
+    whole = keystream(KEY, COUNTER, 16, ring)
+    assert np.array_equal(keystream(KEY, COUNTER, length, ring), whole[:length])
 
 
-def test_the_counter_wraps_at_128_bits() -> None:
+@both
+@widths
+def test_the_counter_wraps_at_128_bits(keystream, ring) -> None:
     blocks = b"".join(value.to_bytes(16, "big") for value in (2**128 - 1, 0, 1))
     one_by_one = Cipher(algorithms.AES256(KEY), modes.ECB()).encryptor().update(blocks)
-    assert expand(KEY, b"\xff" * 16, 12).astype("<u4").tobytes() == one_by_one
+    elements = keystream(KEY, b"\xff" * 16, 48 // ring.item_bytes, ring)
+    assert bytes(ring.to_bytes(elements)) == one_by_one

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.algebra.ring import centred
+from tacit.algebra.ring import Ring
 from tacit.connect import SanitisedBatch
 from tacit.demo.scoreboard import Score
 from tacit.learn.local import LocalSettings, local_update
@@ -94,7 +94,8 @@ def central_sum(
     workload: Workload, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy
 ) -> NDArray[np.int64]:
     """One round's sum of clipped, encoded gradients and the curator's noise, ``int64[length]``."""
-    total = centred(workload.contribution(state, data, plan, entropy))
+    vector, _ = workload.contribution(state, data, plan, entropy)
+    total = Ring(plan.ring_bits).centred(vector)
     noise: NDArray[np.int64] = discrete_gaussian(plan.guaranteed_variance, len(total), entropy)
     return total + noise
 

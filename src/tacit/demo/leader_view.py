@@ -18,11 +18,11 @@ from rich.table import Table
 from scipy.special import chdtrc  # type: ignore[import-untyped]
 
 from tacit.algebra.encoding import decode
-from tacit.algebra.ring import centred
+from tacit.algebra.ring import Ring, RingVector
 from tacit.errors import LocalProtocolError
 from tacit.party.contribute import chunk_info
 from tacit.privacy.plan import Plan
-from tacit.secagg.masked import mask_sum, unmask
+from tacit.secagg.masked import mask_sum, open_seeds, unmask
 from tacit.show import table
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
@@ -43,8 +43,6 @@ __all__ = [
     "uniformity",
     "uploads_seen",
 ]
-
-Vector = NDArray[np.uint32]
 
 BYTE_VALUES = 256
 LEAST_EXPECTED = 5
@@ -116,11 +114,13 @@ class Seen:
 
     round: int
     upload: Upload
-    vector: Vector
+    vector: RingVector
     helper_keys: tuple[tuple[PartyName, bytes], ...]
 
 
-def uploads_seen(recorder: Recorder, roster: Roster, kept: Mapping[bytes, Opener]) -> list[Seen]:
+def uploads_seen(
+    recorder: Recorder, roster: Roster, kept: Mapping[bytes, Opener], ring: Ring
+) -> list[Seen]:
     """Every upload that the leader received from the recorded site, as the leader decrypted it."""
     starts: dict[int, RoundStart] = {}
     seen: list[Seen] = []
@@ -136,7 +136,9 @@ def uploads_seen(recorder: Recorder, roster: Roster, kept: Mapping[bytes, Opener
                 opener.open(chunk, chunk_info(message.digest, index))
                 for index, chunk in enumerate(envelope.chunks)
             )
-            vector = join_chunks(body.vector, chunks, body.vector.length)
+            length = body.vector.length
+            data = join_chunks(body.vector, chunks, length, ring.item_bytes)
+            vector = ring.from_bytes(data, length)
             seen.append(Seen(message.round, body, vector, _helper_keys(start, roster)))
     return seen
 
@@ -148,22 +150,25 @@ def _helper_keys(start: RoundStart, roster: Roster) -> tuple[tuple[PartyName, by
 
 
 def remove_masks(
-    seen: Seen, site: PartyName, kept: Mapping[bytes, Opener], without: PartyName | None = None
-) -> Vector:
-    """The upload less the masks of every helper but ``without``, ``uint32[length]``."""
+    seen: Seen,
+    ring: Ring,
+    site: PartyName,
+    kept: Mapping[bytes, Opener],
+    without: PartyName | None = None,
+) -> RingVector:
+    """The upload less the masks of every helper but ``without``, in the ring."""
     sealed = {seed.helper: seed.sealed for seed in seen.upload.seeds}
-    sums = [
-        mask_sum(
-            [(site, sealed[helper])],
-            context=Digest(seen.upload.context),
-            helper=helper,
-            opener=kept[key],
-            length=len(seen.vector),
-        )
-        for helper, key in seen.helper_keys
-        if helper != without
-    ]
-    return unmask([seen.vector], sums)
+    sums = []
+    for helper, key in seen.helper_keys:
+        if helper != without:
+            streams = open_seeds(
+                [(site, sealed[helper])],
+                context=Digest(seen.upload.context),
+                helper=helper,
+                opener=kept[key],
+            )
+            sums.append(mask_sum(streams, ring, len(seen.vector)))
+    return unmask([seen.vector], sums, ring)
 
 
 def uniformity(data: bytes) -> float:
@@ -233,17 +238,23 @@ class Recording:
 
     def seen(self) -> list[Seen]:
         """The recorded site's uploads."""
-        return uploads_seen(self.recorder, self.roster, self.kept)
+        return uploads_seen(self.recorder, self.roster, self.kept, self.ring)
+
+    @property
+    def ring(self) -> Ring:
+        """The ring of the run's vectors."""
+        return Ring(self.plan.ring_bits)
 
 
 def leader_view(plain: Recording, masked: Recording) -> LeaderView:
     """Puts a plain and a masked run of the same site side by side."""
     site = masked.recorder.site
     shown, hidden = plain.seen(), masked.seen()
-    update = decode(centred(shown[0].vector), plain.plan.grid)
+    update = decode(plain.ring.centred(shown[0].vector), plain.plan.grid)
     weight = float(update[-1])  # FedAvg's last element: share of the job's expected records
-    opened = [remove_masks(seen, site, masked.kept) for seen in hidden]
-    first = decode(centred(opened[0]), masked.plan.grid)
+    ring = masked.ring
+    opened = [remove_masks(seen, ring, site, masked.kept) for seen in hidden]
+    first = decode(ring.centred(opened[0]), masked.plan.grid)
     uploads = [seen.vector for seen in hidden]
     glimpses = {
         "plain": _glimpse(
@@ -255,7 +266,7 @@ def leader_view(plain: Recording, masked: Recording) -> LeaderView:
         "opened": _glimpse("  with every helper's key", opened, _numbers(first)),
     }
     for helper, _ in hidden[0].helper_keys:
-        rest = [remove_masks(seen, site, masked.kept, helper) for seen in hidden]
+        rest = [remove_masks(seen, ring, site, masked.kept, helper) for seen in hidden]
         glimpses[f"without {helper}"] = _glimpse(f"  with all keys but {helper}'s", rest)
     return LeaderView(
         site=site,
@@ -273,8 +284,10 @@ def leader_view_table(view: LeaderView) -> Table:
     return table("", (f"of {view.site}, in round 1", "begins with", "p"), rows)
 
 
-def _glimpse(what: str, vectors: list[Vector], sample: str = "") -> Glimpse:
-    data = b"".join(vector.astype("<u4", copy=False).tobytes() for vector in vectors)
+def _glimpse(what: str, vectors: list[RingVector], sample: str = "") -> Glimpse:
+    data = b"".join(
+        vector.astype(vector.dtype.newbyteorder("<"), copy=False).tobytes() for vector in vectors
+    )
     return Glimpse(what, sample or data[:SHOWN_BYTES].hex(" "), uniformity(data))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError, LocalProtocolError
 from tacit.learn.code import LoadedModel
+from tacit.party.admission import SiteSetup
 from tacit.party.base import Ports
 from tacit.party.config import SiteConfig
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
-from tacit.party.site import Site, SiteSetup
+from tacit.party.site import Site
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
@@ -25,7 +28,7 @@ from tacit.privacy.budget import Budget, Entry, Spent
 from tacit.trust.identity import Identity, OsEntropy, read_private
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
-from tacit.types import Digest, Entropy, PartyName, Sealing
+from tacit.types import Digest, Entropy, ParallelMap, PartyName, Sealing
 
 __all__ = [
     "FolderSource",
@@ -44,15 +47,22 @@ LoadModel = Callable[[JobSpec, Schema, Digest], LoadedModel]
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where parties get entropy and sealing from; tests pass their own."""
+    """Where parties get entropy, sealing and cores from; tests pass their own."""
 
     entropy: Callable[[PartyName], Entropy]
     sealing: Callable[[PartyName], Sealing]
+    parallel: ParallelMap = map
 
     @classmethod
     def real(cls) -> World:
-        """The operating system's generator and HPKE."""
-        return cls(entropy=lambda _: OsEntropy(), sealing=lambda _: HpkeSealing())
+        """The operating system's generator, HPKE, and as many threads as there are cores."""
+        cores = os.cpu_count() or 1
+        pool = ThreadPoolExecutor(cores, thread_name_prefix="tacit") if cores > 1 else None
+        return cls(
+            entropy=lambda _: OsEntropy(),
+            sealing=lambda _: HpkeSealing(),
+            parallel=pool.map if pool is not None else map,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +265,7 @@ def _ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
         signer=identity,
         sealing=world.sealing(name),
         store=store,
+        parallel=world.parallel,
     )
 
 

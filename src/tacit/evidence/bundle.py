@@ -76,9 +76,9 @@ class BundleWriter:
                     "evidence.member", f"no {message.header.type} belongs into a bundle"
                 )
 
-    def add_aggregate(self, round_number: int, total: NDArray[np.uint32]) -> None:
-        """Adds the sum of a closed round, uint32[length]."""
-        self.add(layout.aggregate(round_number), _bytes(total, "<u4"))
+    def add_aggregate(self, round_number: int, total: bytes) -> None:
+        """Adds the sum of a closed round: its elements as they travelled, little-endian."""
+        self.add(layout.aggregate(round_number), total)
 
     def add_initial(self, theta: NDArray[np.float64]) -> None:
         """Adds the parameters before the first round, float64[d]."""

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from tacit.algebra.encoding import decode as decode_fixed
-from tacit.algebra.ring import centred
+from tacit.algebra.ring import Ring
 from tacit.errors import DecodeError, TacitError
 from tacit.evidence import layout
 from tacit.evidence.claims_logs import (
@@ -28,6 +27,7 @@ from tacit.evidence.claims_logs import (
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, RoundView, View
 from tacit.learn.server import ServerRule, ServerState
+from tacit.party.coordinates import gradient_of
 from tacit.secagg.masked import cohort_digest
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Received
@@ -100,10 +100,10 @@ def _check_cohort(
         for upload in members.values():
             sealed = {seed.helper for seed in upload.body.seeds}
             findings.require(
-                sealed == set(manifest.helpers),
-                f"an upload of round {number} is not masked for every helper",
+                sealed == set(view.present(round_view)),
+                f"an upload of round {number} is not masked for every helper present",
             )
-        for helper in view.helpers:
+        for helper in view.present(round_view):
             _check_answer(round_view, helper, (expected, name), findings)
     else:
         findings.require(len(contexts) == 1, f"the uploads of round {number} differ in context")
@@ -186,7 +186,7 @@ def model_chain(view: View) -> Claim:
         _check_model(view, round_view, state, findings)
         if round_view.aggregate is not None:
             earlier.add(_digest(rule.released(state)))
-            state = rule.step(state, _gradient(view, round_view, findings))
+            state = rule.step(state, _gradient(view, round_view, state, findings))
             steps += 1
     for client in view.clients:
         _guarded(findings, partial(check_followed, view, client, findings))
@@ -237,10 +237,11 @@ def _check_model(view: View, round_view: RoundView, state: ServerState, findings
             )
 
 
-def _gradient(view: View, round_view: RoundView, findings: Findings) -> Floats:
+def _gradient(view: View, round_view: RoundView, state: ServerState, findings: Findings) -> Floats:
     """The server step's input from a round's sum, as every party of the run computes it."""
     data, manifest, plan = round_view.aggregate or b"", view.manifest, view.plan
-    if len(data) != 4 * manifest.length:
+    ring = Ring(plan.ring_bits)
+    if len(data) != ring.item_bytes * manifest.length:
         raise DecodeError(
             "evidence.aggregate", f"the sum of round {round_view.number} has another length"
         )
@@ -252,17 +253,13 @@ def _gradient(view: View, round_view: RoundView, findings: Findings) -> Floats:
         logged == [hashlib.sha256(data).digest()],
         f"the sum of round {round_view.number} is not the one that the leader logged",
     )
-    total = centred(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+    total = ring.centred(ring.from_bytes(data, manifest.length))
     norm = float(np.linalg.norm(total.astype(np.float64)))
     findings.require(
         norm <= plan.aggregate_norm_bound(manifest.length),
         f"the sum of round {round_view.number} is too large to be honest",
     )
-    values = decode_fixed(total, plan.grid)
-    if view.job.training.algorithm == "fedavg":
-        weight = values[-1]
-        return -values[:-1] / weight if weight > 0 else np.zeros(manifest.dimension)
-    return values / plan.divisor
+    return gradient_of(total, view.job, plan, state)
 
 
 def _check_release(

@@ -214,10 +214,10 @@ class View:
         return Digest(events[0].digest("model"))
 
     def context(self, view: RoundView, model: Digest) -> Digest:
-        """The context of a round, recomputed from the helpers' signed keys and a model digest."""
-        missing = [name for name in self.helpers if name not in view.keys]
-        if missing:
-            raise Missing(f"the key of helper {missing[0]} for round {view.number} is not there")
+        """The context of a round, recomputed from the present helpers' signed keys and a model."""
+        present = self.present(view)
+        if len(present) < self.plan.min_helpers:
+            raise Missing(f"keys of round {view.number} are not there, or too few helpers had one")
         return round_context(
             run=Digest(bytes.fromhex(self.head.run)),
             round_number=view.number,
@@ -225,8 +225,13 @@ class View:
             job=Digest(self.manifest.job),
             model=model,
             plan=self.manifest.plan,
-            keys=[(name, view.keys[name].body.key) for name in self.helpers],
+            bits=self.plan.ring_bits,
+            keys=[(name, view.keys[name].body.key) for name in present],
         )
+
+    def present(self, view: RoundView) -> tuple[PartyName, ...]:
+        """The helpers that a round was started with, in protocol order."""
+        return tuple(name for name in self.helpers if name in view.keys)
 
 
 def _belongs(message: Received, place: layout.Place) -> bool:

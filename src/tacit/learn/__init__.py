@@ -7,15 +7,20 @@ values only. ``tacit.learn.torch_model`` needs PyTorch and is imported on demand
 from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.features import scale_features
 from tacit.learn.gradient_sum import record_sum
+from tacit.learn.layout import Entry, Layout
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import accuracy, auc, evaluate
 from tacit.learn.models import LogisticRegression, Model
+from tacit.learn.record_metrics import MetricCode
 from tacit.learn.server import ServerRule, ServerState
 
 __all__ = [
+    "Entry",
+    "Layout",
     "LoadedModel",
     "LocalSettings",
     "LogisticRegression",
+    "MetricCode",
     "Model",
     "ServerRule",
     "ServerState",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.learn.models import Model
+from tacit.learn.record_metrics import COORDINATES, MetricCode
 from tacit.privacy.integers import encode_records
 
 __all__ = ["record_sum"]
@@ -21,8 +22,9 @@ def record_sum(  # noqa: PLR0913 - records, selection and public parameters are 
     clip_norm: float,
     grid: float,
     micro_batch: int,
+    metrics: MetricCode | None = None,
 ) -> NDArray[np.int64]:
-    """Integer sum of the selected records' clipped gradients, ``int64[d]``.
+    """Integer sum of the selected records' clipped gradients, ``int64[d]``; with metrics ``[d + 2]``.
 
     The records are gathered and padded to whole micro-batches, as many as all ``n`` records would
     fill, at least one: the work done does not depend on how many were selected.
@@ -36,15 +38,18 @@ def record_sum(  # noqa: PLR0913 - records, selection and public parameters are 
         clip_norm: L2 bound of one record's gradient, positive.
         grid: Value of one integer unit, positive.
         micro_batch: Records per gradient computation, at least 1; the same at every site.
+        metrics: Appends two metric coordinates to every record's row, within the same bound.
 
     Raises:
         ValueError: Shapes disagree or ``micro_batch`` is below 1.
 
     Guarantee:
-        Adding or removing one record changes the result by exactly that record's encoded gradient,
-        a function of the record, ``theta`` and public parameters, of integer norm at most
-        ``floor(clip_norm / grid)``; padding and non-finite gradients contribute zero. Test:
-        ``tests/property/test_learn_gradient_sum.py::test_removing_a_record_removes_its_share``.
+        Adding or removing one record changes the result by exactly that record's encoded row, a
+        function of the record, ``theta`` and public parameters, of integer norm at most
+        ``floor(clip_norm / grid)`` as a whole, metrics included; padding and records whose gradient
+        is not finite contribute zero. Tests:
+        ``tests/property/test_learn_gradient_sum.py::test_removing_a_record_removes_its_share``,
+        ``::test_a_row_with_metrics_keeps_the_sensitivity``.
 
     Reference:
         Abadi et al. 2016, algorithm 1.
@@ -58,11 +63,14 @@ def record_sum(  # noqa: PLR0913 - records, selection and public parameters are 
     labels = np.zeros(batches * micro_batch, dtype=np.int64)
     features[:count] = x[selected]
     labels[:count] = y[selected]
-    total = np.zeros(model.dimension, dtype=np.int64)
+    length = model.dimension + (COORDINATES if metrics is not None else 0)
+    total = np.zeros(length, dtype=np.int64)
     for start in range(0, len(features), micro_batch):
         batch = slice(start, start + micro_batch)
-        gradients = model.gradients(theta, features[batch], labels[batch])
-        encoded = encode_records(gradients, clip_norm, grid)
+        rows = model.gradients(theta, features[batch], labels[batch])
+        if metrics is not None:
+            rows = metrics.rows(rows, model.assess(theta, features[batch], labels[batch]))
+        encoded = encode_records(rows, clip_norm, grid)
         encoded[max(0, count - start) :] = 0  # padding has a gradient too: that of a zero record
         total += encoded.sum(axis=0)
     return total

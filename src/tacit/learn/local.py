@@ -43,7 +43,8 @@ def local_update(
 ) -> NDArray[np.float64]:
     """How local training moves the model: its parameters afterwards less ``theta``, ``float64[d]``.
 
-    This has no record-level guarantee; a record whose gradient is not finite is left out.
+    This has no record-level guarantee; a record whose gradient is not finite is left out. Too large a
+    learning rate may leave an update that is not finite.
 
     Args:
         model: Gives per-record gradients.
@@ -69,5 +70,6 @@ def local_update(
             chosen = shuffled[start : start + settings.batch]
             gradients = model.gradients(local, x[chosen], y[chosen])
             gradients[~np.isfinite(gradients).all(axis=1)] = 0.0
-            local -= settings.learning_rate * gradients.mean(axis=0)
+            with np.errstate(all="ignore"):  # whoever uses the update looks whether it is finite
+                local -= settings.learning_rate * gradients.mean(axis=0)
     return local - theta

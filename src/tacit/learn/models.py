@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.learn.layout import Entry, Layout
+
 __all__ = ["LogisticRegression", "Model"]
 
 Floats = NDArray[np.float64]
@@ -25,6 +27,11 @@ class Model(Protocol):
         """Number of parameters."""
         ...
 
+    @property
+    def layout(self) -> Layout:
+        """Every tensor of the model's state; all parameters shared, in the order of ``theta``."""
+        ...
+
     def initial(self, seed: bytes) -> Floats:
         """The first parameters, ``float64[dimension]``: a function of ``seed`` and nothing else."""
         ...
@@ -34,6 +41,13 @@ class Model(Protocol):
 
         At a fixed ``n``, row i depends, bit for bit, on record i and ``theta`` only: neither on
         the other records nor on its own position.
+        """
+        ...
+
+    def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """Each record's loss, and 1.0 if it is classified right, else 0.0: ``float64[n, 2]``.
+
+        Rows are as independent as those of ``gradients``.
         """
         ...
 
@@ -60,8 +74,8 @@ class LogisticRegression:
     Parameters are the rows of ``weight`` one after the other, then ``bias``.
 
     Guarantee:
-        Row i of ``gradients`` is a function of record i and ``theta`` alone, bit for bit, at any
-        position and any ``n``. Test:
+        Row i of ``gradients`` and of ``assess`` is a function of record i and ``theta`` alone, bit for
+        bit, at any position and any ``n``. Test:
         ``tests/property/test_learn_models.py::test_logistic_rows_are_independent``.
 
     Args:
@@ -80,6 +94,16 @@ class LogisticRegression:
     def dimension(self) -> int:
         """Number of parameters."""
         return self._rows * (self._features + 1)
+
+    @property
+    def layout(self) -> Layout:
+        """``weight`` and ``bias``; see ``tensors``."""
+        return Layout(
+            (
+                Entry("weight", (self._rows, self._features), "float64", "shared"),
+                Entry("bias", (self._rows,), "float64", "shared"),
+            )
+        )
 
     def initial(self, seed: bytes) -> Floats:
         """Zeros, whatever the seed."""
@@ -101,12 +125,17 @@ class LogisticRegression:
             total: Floats = exponentials.sum(axis=1, keepdims=True)
             return exponentials / total
 
+    def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """Cross-entropy in nats and correctness of each record; see ``Model.assess``."""
+        with np.errstate(all="ignore"):
+            logits = self._shifted_logits(theta, x)
+            losses = self._losses(logits, y)
+        return np.stack([losses, (logits.argmax(axis=1) == y).astype(np.float64)], axis=1)
+
     def loss(self, theta: Floats, x: Floats, y: Labels) -> float:
         """Mean cross-entropy in nats."""
         with np.errstate(all="ignore"):
-            logits = self._shifted_logits(theta, x)
-            normaliser = np.log(np.exp(logits).sum(axis=1))
-            return float(np.mean(normaliser - np.take_along_axis(logits, y[:, None], axis=1)[:, 0]))
+            return float(np.mean(self._losses(self._shifted_logits(theta, x), y)))
 
     def tensors(self, theta: Floats) -> dict[str, Floats]:
         """``weight`` as ``float64[rows, features]`` and ``bias`` as ``float64[rows]``."""
@@ -115,6 +144,10 @@ class LogisticRegression:
             "weight": theta[:split].reshape(self._rows, self._features),
             "bias": theta[split:],
         }
+
+    def _losses(self, logits: Floats, y: Labels) -> Floats:
+        normaliser: Floats = np.log(np.exp(logits).sum(axis=1))
+        return normaliser - np.take_along_axis(logits, y[:, None], axis=1)[:, 0]
 
     def _shifted_logits(self, theta: Floats, x: Floats) -> Floats:
         """Logits less the row's largest, ``float64[n, classes]``; the first of two classes has 0."""

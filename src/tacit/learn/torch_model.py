@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from tacit.errors import ConfigError
+from tacit.learn.layout import Entry, Layout
+from tacit.types import Digest
 
 __all__ = ["Loss", "TorchModel"]
 
@@ -26,21 +28,26 @@ Labels = NDArray[np.int64]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``float32[1, classes]`` and labels ``int64[1]`` to a scalar."""
 
+Rows = Callable[[Floats, Floats, Labels], Floats]
+"""Parameters and ``n`` records to one row each."""
+
 _SCORE_BATCH = 256
 
 
 class TorchModel:
     """A module and a loss; the parameter vector is the module's trainable parameters in order.
 
-    Frozen parameters (``requires_grad = False``) and buffers are constants, drawn once under a fixed
-    seed. A matrix library may round a row differently depending on where it stands in a batch, so the
-    first use of a batch size checks, on public synthetic records, that this one does not; if it does,
-    gradients of that batch size are computed record by record.
+    Frozen parameters (``requires_grad = False``) and buffers, of integers too, are constants: drawn
+    once under a fixed seed, never trained and never averaged; ``layout`` names them.
+
+    A matrix library may round a row differently depending on where it stands in a batch, so the first
+    use of a batch size checks, on public synthetic records, that this one does not; if it does, rows
+    of that batch size are computed record by record.
 
     Guarantee:
-        At a fixed ``n``, row i of ``gradients`` is a function of record i and ``theta`` alone, bit for
-        bit, at any position. By construction for the record-by-record path; for the vectorised path
-        by the check above, which is a measurement and not a proof. Test:
+        At a fixed ``n``, row i of ``gradients`` and of ``assess`` is a function of record i and
+        ``theta`` alone, bit for bit, at any position. By construction for the record-by-record path;
+        for the vectorised path by the check above, which is a measurement and not a proof. Test:
         ``tests/property/test_learn_torch.py::test_rows_are_independent``.
 
     Args:
@@ -51,8 +58,8 @@ class TorchModel:
 
     Raises:
         ConfigError: The module has batch normalisation, running statistics or dropout, is not built
-            alike twice, has nothing to train, or does not turn ``float32[1, features]`` into
-            ``float32[1, classes]``.
+            alike twice, has nothing to train, changes a buffer when called, or does not turn
+            ``float32[1, features]`` into ``float32[1, classes]``.
 
     Reference:
         Abadi et al. 2016 (per-record gradients).
@@ -85,13 +92,19 @@ class TorchModel:
         if not trainable:
             raise _unsuitable("the model has no trainable parameter", "leave requires_grad on")
         self._shapes = {name: value.shape for name, value in trainable.items()}
-        self._position_free: dict[int, bool] = {1: True}
+        self._position_free: dict[tuple[str, int], bool] = {}
+        self._layout = _layout(self._module)
         self._try_out(_flatten(trainable))
 
     @property
     def dimension(self) -> int:
         """Number of trainable parameters."""
         return sum(shape.numel() for shape in self._shapes.values())
+
+    @property
+    def layout(self) -> Layout:
+        """The trainable parameters in the module's order, then its constants."""
+        return self._layout
 
     def initial(self, seed: bytes) -> Floats:
         """The module's own initialisation under ``seed``; the global generator is left alone."""
@@ -106,13 +119,11 @@ class TorchModel:
 
     def gradients(self, theta: Floats, x: Floats, y: Labels) -> Floats:
         """Per-record gradients, ``float64[n, dimension]``; see ``Model.gradients``."""
-        n = len(x)
-        if n not in self._position_free:
-            self._position_free[n] = self._check_positions(n)
-        if self._position_free[n]:
-            return self._vectorised(theta, x, y)
-        rows = [self._vectorised(theta, x[i : i + 1], y[i : i + 1]) for i in range(n)]
-        return np.concatenate(rows)
+        return self._by_record("gradients", self._vectorised, theta, x, y)
+
+    def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """Loss and correctness of each record, ``float64[n, 2]``; see ``Model.assess``."""
+        return self._by_record("assess", self._assessed, theta, x, y)
 
     def scores(self, theta: Floats, x: Floats) -> Floats:
         """Softmax of the logits, ``float64[n, classes]``."""
@@ -139,6 +150,15 @@ class TorchModel:
             torch.default_generator.manual_seed(number)
             return self._factory().to(device="cpu", dtype=torch.float32).eval()
 
+    def _by_record(self, kind: str, rows: Rows, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """The rows at once where that is known to keep them apart, else one by one."""
+        n = len(x)
+        if (kind, n) not in self._position_free:
+            self._position_free[kind, n] = n == 1 or self._check_positions(rows, n)
+        if self._position_free[kind, n]:
+            return rows(theta, x, y)
+        return np.concatenate([rows(theta, x[i : i + 1], y[i : i + 1]) for i in range(n)])
+
     def _vectorised(self, theta: Floats, x: Floats, y: Labels) -> Floats:
         def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self._module, parameters, (record[None],))
@@ -151,6 +171,18 @@ class TorchModel:
             parts = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, records, labels)
         flat = torch.cat([parts[name].reshape(len(x), -1) for name in self._shapes], dim=1)
         return flat.numpy().astype(np.float64)
+
+    def _assessed(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        def assess(record: Tensor, label: Tensor) -> Tensor:
+            logits = functional_call(self._module, parameters, (record[None],))
+            right = (logits.argmax(dim=1) == label).to(torch.float64)[0]
+            return torch.stack([self._loss(logits, label[None]).to(torch.float64), right])
+
+        parameters = self._parameters(theta)
+        records = torch.from_numpy(np.array(x, dtype=np.float32))
+        labels = torch.from_numpy(np.array(y, dtype=np.int64))
+        with _one_thread(), torch.no_grad():
+            return vmap(assess)(records, labels).numpy()
 
     def _logits(self, theta: Floats, x: Floats) -> Tensor:
         parameters = self._parameters(theta)
@@ -168,18 +200,18 @@ class TorchModel:
         values = _split(theta, self._shapes)
         return {name: value.to(torch.float32) for name, value in values.items()}
 
-    def _check_positions(self, n: int) -> bool:
-        """Whether moving a record, or changing all others, leaves its gradient as it was."""
+    def _check_positions(self, rows: Rows, n: int) -> bool:
+        """Whether moving a record, or changing all others, leaves its row as it was."""
         public = np.random.Generator(np.random.PCG64(n))
         theta = 0.1 * public.standard_normal(self.dimension)
         x = public.standard_normal((n, self._features))
         y = public.integers(0, self._classes, n)
-        reference = self._vectorised(theta, x, y)
-        moved = self._vectorised(theta, np.roll(x, 1, axis=0), np.roll(y, 1))
-        turned = self._vectorised(theta, x[::-1], y[::-1])
+        reference = rows(theta, x, y)
+        moved = rows(theta, np.roll(x, 1, axis=0), np.roll(y, 1))
+        turned = rows(theta, x[::-1], y[::-1])
         alone = x.copy()
         alone[1:] = 0.0
-        first = self._vectorised(theta, alone, y)[:1]
+        first = rows(theta, alone, y)[:1]
         return all(
             ours.tobytes() == theirs.tobytes()
             for ours, theirs in (
@@ -195,6 +227,7 @@ class TorchModel:
         try:
             shape = tuple(self._logits(theta, x).shape)
             gradient = self._vectorised(theta, x, y)
+            changed = set(_layout(self._module).entries) - set(self._layout.entries)
         except Exception as error:
             raise _unsuitable(
                 f"the model fails on one record: {type(error).__name__}: {error}",
@@ -205,6 +238,11 @@ class TorchModel:
                 f"the model returns shape {shape} for one record, not (1, {self._classes})",
                 "return one logit per class",
             )
+        if changed:
+            raise _unsuitable(
+                f"calling the model changes its buffer '{min(entry.name for entry in changed)}'",
+                "leave buffers as they are in forward(): they are constants of the run",
+            )
 
 
 def _refuse_unsuitable(module: nn.Module) -> None:
@@ -214,12 +252,37 @@ def _refuse_unsuitable(module: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) or tracked:  # noqa: SLF001 - the base
             raise _unsuitable(
                 f"layer '{name}' ({kind}) mixes records through batch statistics",
-                "use torch.nn.GroupNorm",
+                "use torch.nn.GroupNorm; training.local_layers can keep its scale and shift at each site",
             )
         if isinstance(layer, nn.modules.dropout._DropoutNd):  # noqa: SLF001 - the common base
             raise _unsuitable(
                 f"layer '{name}' ({kind}) makes a record's gradient random", "remove the layer"
             )
+
+
+def _layout(module: nn.Module) -> Layout:
+    """Trainable parameters first: their order is that of the parameter vector."""
+    parameters = dict(module.named_parameters())
+    trained = [
+        Entry(name, tuple(value.shape), _type(value), "shared")
+        for name, value in parameters.items()
+        if value.requires_grad
+    ]
+    frozen = {name: value for name, value in parameters.items() if not value.requires_grad}
+    constants = [
+        Entry(name, tuple(value.shape), _type(value), "constant", content=_content(value))
+        for name, value in {**frozen, **dict(module.named_buffers())}.items()
+    ]
+    return Layout((*trained, *constants))
+
+
+def _type(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _content(value: Tensor) -> Digest:
+    octets = value.detach().reshape(-1).contiguous().view(torch.uint8).numpy()
+    return Digest(hashlib.sha256(octets.tobytes()).digest())
 
 
 def _equal(one: nn.Module, other: nn.Module) -> bool:

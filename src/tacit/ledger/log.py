@@ -201,6 +201,8 @@ def _parse_head(head: bytes | None, origin: str) -> tuple[int, bytes]:
         return 0, EMPTY_ROOT
     size, _, root = head.partition(b" ")
     try:
+        if not size.isdigit():
+            raise ValueError("size")
         return int(size), bytes.fromhex(root.decode())
     except ValueError as error:
         raise _damaged(f"the head of log {origin} is malformed") from error

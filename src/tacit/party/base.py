@@ -9,7 +9,17 @@ from tacit.errors import RemoteProtocolError
 from tacit.ledger.log import Log, log_origin
 from tacit.party.terms import Terms
 from tacit.trust.roster import Roster
-from tacit.types import Digest, Entropy, Milliseconds, PartyName, Role, Sealing, Signer, Store
+from tacit.types import (
+    Digest,
+    Entropy,
+    Milliseconds,
+    ParallelMap,
+    PartyName,
+    Role,
+    Sealing,
+    Signer,
+    Store,
+)
 from tacit.wire.codec import encode
 from tacit.wire.envelope import (
     Address,
@@ -23,7 +33,10 @@ from tacit.wire.envelope import (
 )
 from tacit.wire.messages import MAX_SIGNED, Offer, Record
 
-__all__ = ["Party", "Ports", "RunState", "pack", "unpack"]
+__all__ = ["Party", "Ports", "RunState", "drop_envelope", "keep_envelope", "kept_envelope"]
+
+MAX_TERMS = 64
+"""Runs whose terms stay in memory; older ones are read again from the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,7 @@ class Ports:
     sealing: Sealing
     store: Store
     log: Log
+    parallel: ParallelMap = map
 
     @classmethod
     def of(
@@ -46,14 +60,22 @@ class Ports:
         signer: Signer,
         sealing: Sealing,
         store: Store,
+        parallel: ParallelMap = map,
     ) -> Ports:
-        """Ports with the party's log over its store.
+        """Ports with the party's log over its store; ``parallel`` may use several cores.
 
         Raises:
             LedgerError: The stored log was tampered with.
         """
         log = Log(store, log_origin(roster.federation, party), signer)
-        return cls(entropy=entropy, signer=signer, sealing=sealing, store=store, log=log)
+        return cls(
+            entropy=entropy,
+            signer=signer,
+            sealing=sealing,
+            store=store,
+            log=log,
+            parallel=parallel,
+        )
 
 
 class RunState:
@@ -119,7 +141,10 @@ class Party:
             raw = self.state(run).get("offer")
             if raw is None:
                 return None
-            terms = self._terms[run] = Terms.of(self.open(raw).body, self.roster)
+            terms = Terms.of(self.open(raw).body, self.roster)
+            while len(self._terms) >= MAX_TERMS:
+                del self._terms[next(iter(self._terms))]
+            self._terms[run] = terms
         return terms
 
     def open(self, raw: bytes, chunks: tuple[bytes, ...] = (), *, limit: int = 0) -> Received:
@@ -230,20 +255,27 @@ class Party:
         )
 
 
-def pack(envelope: Envelope) -> bytes:
-    """An envelope as bytes, for storage."""
-    lengths = [len(envelope.message), *(len(chunk) for chunk in envelope.chunks)]
-    head = b"".join(length.to_bytes(8, "big") for length in [len(lengths), *lengths])
-    return head + envelope.message + b"".join(envelope.chunks)
+def keep_envelope(state: RunState, key: str, envelope: Envelope) -> None:
+    """Stores an envelope under ``key``, chunk by chunk, inside a transaction."""
+    state.put(key, envelope.message)
+    state.put_number(f"{key}/chunks", len(envelope.chunks))
+    for index, chunk in enumerate(envelope.chunks):
+        state.put(f"{key}/chunk/{index}", chunk)
 
 
-def unpack(data: bytes, receiver: Address) -> Envelope:
-    """Reads what ``pack`` wrote."""
-    count = int.from_bytes(data[:8], "big")
-    lengths = [int.from_bytes(data[8 * i : 8 * i + 8], "big") for i in range(1, count + 1)]
-    parts = []
-    start = 8 * (count + 1)
-    for length in lengths:
-        parts.append(data[start : start + length])
-        start += length
-    return Envelope(receiver=receiver, message=parts[0], chunks=tuple(parts[1:]))
+def kept_envelope(state: RunState, key: str, receiver: Address) -> Envelope | None:
+    """The envelope that was stored under ``key``, byte for byte; None if there is none."""
+    message = state.get(key)
+    if message is None:
+        return None
+    count = state.number(f"{key}/chunks")
+    chunks = [state.get(f"{key}/chunk/{index}") or b"" for index in range(count)]
+    return Envelope(receiver=receiver, message=message, chunks=tuple(chunks))
+
+
+def drop_envelope(state: RunState, key: str) -> None:
+    """Removes what ``keep_envelope`` stored, inside a transaction."""
+    for index in range(state.number(f"{key}/chunks")):
+        state.delete(f"{key}/chunk/{index}")
+    state.delete(f"{key}/chunks")
+    state.delete(key)

@@ -40,6 +40,15 @@ class Limits(Table):
         default=True,
         description="Whether this site must be a helper itself, so that it trusts no other.",
     )
+    required_helpers: tuple[str, ...] = Field(
+        default=(),
+        description="Helpers without which this site takes part in no round.",
+    )
+    resum: Literal["never", "sampled", "always"] = Field(
+        default="sampled",
+        description="Whether the site fetches and adds up the uploads behind an aggregate before it "
+        "trains on it; `sampled`: with probability 1 / sites, drawn in secret.",
+    )
 
 
 class SiteConfig(Table):

@@ -1,18 +1,17 @@
 """The coordinator: leads a run, adds masked vectors, and is trusted with nothing else.
 
-Phases: ``offered`` (accepts and first helper keys), ``collecting`` (uploads), ``unmasking`` (mask
-sums), ``recording`` (logs for the bundle), ``closed``. A round that fails costs its number; the next
-one has a new number, new keys and a new charge.
+Phases: ``offered`` (accepts, helper keys), ``collecting`` (uploads), ``unmasking`` (mask sums),
+``recording`` (logs for the bundle), ``closed``. A round that fails costs its number and its charge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from tacit.errors import (
     DecodeError,
+    LocalProtocolError,
     RemoteProtocolError,
     RoundAborted,
     TacitError,
@@ -21,22 +20,25 @@ from tacit.errors import (
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
-from tacit.party.contribute import chunk_info, upload_context
+from tacit.party.context import upload_context
+from tacit.party.kept import KeptRounds
+from tacit.party.presence import Presence
+from tacit.party.round_sum import RoundSum
 from tacit.party.terms import Terms
 from tacit.party.transcript import Transcript
 from tacit.party.workload import Workload
-from tacit.secagg.masked import cohort_digest, unmask
-from tacit.secagg.plain import plain_sum
 from tacit.trust.roster import Roster
-from tacit.types import Milliseconds, Opener, PartyName
-from tacit.wire.codec import decode, encode
-from tacit.wire.envelope import Address, Envelope, Received, digest, join_chunks, split_chunks
+from tacit.types import Milliseconds, PartyName
+from tacit.wire.envelope import Address, Envelope, Received, digest, join_chunks
 from tacit.wire.messages import (
     Accept,
     Aggregate,
+    CatchUpRequest,
     CohortMember,
     Finish,
     HelperKey,
+    KeptRequest,
+    KeyRequest,
     MaskRequest,
     MaskSum,
     Offer,
@@ -51,19 +53,6 @@ __all__ = ["Coordinator", "Phase"]
 
 Phase = Literal["offered", "collecting", "unmasking", "recording", "closed"]
 MAX_FAILED_ROUNDS = 3
-DEFAULT_TIMEOUT = 600_000
-
-
-@dataclass(slots=True)
-class RoundWork:
-    """What the leader holds of the round in progress; lost with the process."""
-
-    number: int
-    context: bytes = b""
-    opener: Opener | None = None
-    uploads: dict[PartyName, Received] = field(default_factory=dict)
-    dropped: set[PartyName] = field(default_factory=set)
-    answers: dict[PartyName, Received] = field(default_factory=dict)
 
 
 class Coordinator(Party):
@@ -75,17 +64,10 @@ class Coordinator(Party):
         ports: The world.
         terms: The run.
         workload: The computation, for the model chain.
-        timeout: How long a phase may last.
     """
 
     def __init__(
-        self,
-        name: PartyName,
-        roster: Roster,
-        ports: Ports,
-        terms: Terms,
-        workload: Workload,
-        timeout: int = DEFAULT_TIMEOUT,
+        self, name: PartyName, roster: Roster, ports: Ports, terms: Terms, workload: Workload
     ) -> None:
         super().__init__(Address(name, "leader"), roster, ports)
         self.terms = terms
@@ -95,11 +77,12 @@ class Coordinator(Party):
         self.durable = self.state(terms.run_id)
         self.chain = ModelChain(self, terms, workload, self.durable)
         self.transcript = Transcript(self.durable)
-        self._timeout = timeout
+        self._kept = KeptRounds(self, terms)
         self._accepts: dict[PartyName, Received] = {}
-        self._keys: dict[PartyName, Received] = {}
+        self._helpers = Presence(terms, ports.sealing)
         self._records: set[PartyName] = set()
-        self._work = RoundWork(number=0)
+        self._work: RoundSum | None = None
+        self._start: tuple[RoundStart, tuple[bytes, ...]] | None = None
         self._failed_rounds = 0
         self._excluded: set[PartyName] = set()
 
@@ -184,6 +167,8 @@ class Coordinator(Party):
                 except TacitError as error:
                     return self._blame(error, now)
             case "unmasking":
+                work = self._round
+                self._helpers.miss(set(work.present) - set(work.answers))
                 return self._fail_round("helper-timeout", now)
             case _:
                 return self._close(now)
@@ -196,7 +181,7 @@ class Coordinator(Party):
             "run.interrupted",
             "the run was interrupted",
             retryable=False,
-            remedy="the partial bundle shows what was done; start a new run to go on",
+            remedy="the partial bundle shows what was done; start a new run",
         )
         return self._finish(False, now)
 
@@ -220,6 +205,10 @@ class Coordinator(Party):
                 serve = self._upload
             case MaskSum() if helper and self.phase == "unmasking":
                 serve = self._mask_sum
+            case CatchUpRequest() if client and self.phase == "collecting":
+                serve = self._catch_up
+            case KeptRequest() if client and self.phase == "collecting":
+                serve = self._serve_kept
             case Refusal() if client or helper:
                 serve = self._refused
             case Record() if self.phase == "recording" and (client or helper):
@@ -240,31 +229,29 @@ class Coordinator(Party):
     def _helper_key(self, message: Received, now: Milliseconds) -> list[Envelope]:
         if message.round > self.terms.manifest.rounds + 1:
             return []
-        known = self._keys.get(message.sender.party)
-        if known is None or known.round < message.round:
-            self._keys[message.sender.party] = message
         wanted = self.durable.number("round") + 1
-        if message.round > wanted and self.phase == "offered":
-            # This helper lost the key of an earlier round: all move on to the one that it has.
-            return self._abort_round("helper-restarted", message.round - 1, now)
+        self._helpers.take(message, wanted)
+        later = self._helpers.move_on(wanted) if self.phase == "offered" else None
+        if later is not None:
+            # Too many lost their keys of an earlier round: all go on with one that they have.
+            return self._abort_round("helper-restarted", later - 1, now)
         return self._maybe_begin(now)
 
     def _maybe_begin(self, now: Milliseconds) -> list[Envelope]:
-        """Starts the next round once every client accepted and every helper's key is here."""
+        """Starts the next round once every client accepted and every awaited helper's key is here."""
         number = self.durable.number("round") + 1
-        ready = {name for name, key in self._keys.items() if key.round == number}
         if self.phase != "offered" or set(self._accepts) != set(self.terms.clients):
             return []
         if number > self.terms.manifest.rounds:
             return self._finish(True, now)
-        if not set(self.terms.helpers) <= ready:
+        if self._helpers.awaited(number) or not self._helpers.enough(number):
             return []
         return self._begin_round(number, now)
 
     def _begin_round(self, number: int, now: Milliseconds) -> list[Envelope]:
         opener = self.ports.sealing.generate()
         accepts = tuple(self._accepts[name].raw for name in self.terms.clients)
-        keys = tuple(self._keys[name].raw for name in self.terms.helpers)
+        present = self._helpers.ready(number)
         with self.ports.store.transaction():
             model = self.chain.current
             if model is None:
@@ -272,81 +259,112 @@ class Coordinator(Party):
                 self.transcript.put("model-initial", model.theta.astype("<f8").tobytes())
             self.durable.put_number("round", number)
             self.log(self.terms, now, "round.started", round=number, model=model.digest.hex())
-            for name in self.terms.helpers:
-                self.transcript.put_round(number, f"key-{name}.msg", self._keys[name].raw)
-        previous, chunks = self._previous()
+            for key in present:
+                self.transcript.put_round(number, f"key-{key.sender.party}.msg", key.raw)
+        previous, chunks = self.transcript.last_aggregate()
         body = RoundStart(
             model=model.digest,
             leader_key=opener.public_key,
-            keys=keys,
+            keys=tuple(key.raw for key in present),
             accepts=() if previous is not None else accepts,
             previous=previous,
         )
         self.phase = "collecting"
-        helper_keys = [(name, self._keys[name].body.key) for name in self.terms.helpers]
-        context = upload_context(self.terms, number, model.digest, helper_keys)
-        self._work = RoundWork(number, context, opener, dropped=set(self._excluded))
+        keys = [(key.sender.party, key.body.key) for key in present]
+        context = upload_context(self.terms, number, model.digest, keys)
+        self._work = RoundSum(self, self.terms, number, context, opener, keys)
+        self._work.dropped = set(self._excluded)
+        self._start = (body, chunks)
         self._wait(now)
         asked = [name for name in self.terms.clients if name not in self._excluded]
-        return [self._to(Address(name, "client"), body, number, chunks) for name in asked]
+        return [
+            *self._invite(number + 1),
+            *(self._to(Address(name, "client"), body, number, chunks) for name in asked),
+        ]
 
-    def _previous(self) -> tuple[Aggregate | None, tuple[bytes, ...]]:
-        stored = self.durable.get("previous")
-        if stored is None:
-            return None, ()
-        aggregate = decode(Aggregate, stored, len(stored))
-        data = self.transcript.get_round(aggregate.round, "aggregate.bin")
-        _, chunks = split_chunks(data, aggregate.vector.length)
-        return aggregate, chunks
+    def _invite(self, number: int) -> list[Envelope]:
+        """Asks silent helpers to join at a later round; one that was away may not know the run."""
+        offer = self.open_copy(self.transcript.get("offer.msg")).body
+        return [
+            sent
+            for name in self._helpers.silent(number - 1)
+            for sent in (
+                self._to(Address(name, "helper"), offer),
+                self._ask_key(name, number, "rejoin"),
+            )
+        ]
+
+    def _ask_key(self, helper: PartyName, number: int, reason: str) -> Envelope:
+        return self._to(Address(helper, "helper"), KeyRequest(reason=reason), number)
+
+    @property
+    def _round(self) -> RoundSum:
+        """The round in progress."""
+        assert self._work is not None
+        return self._work
 
     # --- a round -----------------------------------------------------------------------------
 
     def _upload(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        work, name = self._work, message.sender.party
-        if message.round != work.number or name in work.uploads:
+        work, name = self._round, message.sender.party
+        if message.round != work.number or name in work.uploads or name in self._excluded:
             return []
-        opener = work.opener
-        assert opener is not None
-        upload: Upload = message.body
-        sealed_to = [seed.helper for seed in upload.seeds]
-        if upload.context != work.context or sealed_to != list(self.terms.helpers):
+        if not work.names_context(message.body):
             return self._exclude(name, "an upload for another context", now)
         try:
-            if len(message.chunks) != len(upload.vector.digests):
-                raise DecodeError("wire.chunks", f"the upload of {name} came without its chunks")
-            chunks = tuple(
-                opener.open(chunk, chunk_info(message.digest, index))
-                for index, chunk in enumerate(message.chunks)
-            )
-            join_chunks(message.body.vector, chunks, self.terms.manifest.length)
+            work.take_upload(message)
+            work.dropped.discard(name)
         except DecodeError as error:
             # One damaged upload costs that client the round, not everybody.
             self.failure = error
-            work.dropped.add(name)
-            return self._maybe_fix_cohort(now)
-        work.uploads[name] = Received(
-            header=message.header,
-            sender=message.sender,
-            body=message.body,
-            raw=message.raw,
-            chunks=chunks,
-        )
+            return self._drop(name, now)
+        return self._maybe_fix_cohort(now)
+
+    def _catch_up(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        """Sends a client the state that the last cohort trained on, and starts its round again."""
+        assert self._start is not None
+        body, chunks = self._start
+        previous = body.previous
+        late = previous is not None and message.body.applied < previous.round
+        if message.round != self._round.number or previous is None or not late:
+            return []
+        try:
+            proof, parts = self.transcript.proof_of(previous)
+        except LocalProtocolError:  # Too large a state for one message: nobody can join late.
+            return self._drop(message.sender.party, now)
+        return [
+            self._to(message.sender, proof, message.round, (*parts, *chunks)),
+            self._to(message.sender, body, message.round, chunks),
+        ]
+
+    def _serve_kept(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        """Sends one kept vector; a site that asks for what is gone cannot be in this round."""
+        try:
+            served = self._kept.serve(message, self.transcript.aggregate(message.round))
+        except DecodeError:
+            return []  # A malformed request costs the asker only.
+        except LocalProtocolError:
+            return self._drop(message.sender.party, now)
+        return [served]
+
+    def _drop(self, name: PartyName, now: Milliseconds) -> list[Envelope]:
+        """Goes on without a client in this round."""
+        self._round.dropped.add(name)
         return self._maybe_fix_cohort(now)
 
     def _maybe_fix_cohort(self, now: Milliseconds) -> list[Envelope]:
-        work = self._work
+        work = self._round
         if set(work.uploads) | work.dropped >= set(self.terms.clients):
             return self._fix_cohort(now)
         return []
 
     def _fix_cohort(self, now: Milliseconds) -> list[Envelope]:
-        work = self._work
-        if work.opener is not None:
-            work.opener.erase()
+        work = self._round
+        work.opener.erase()
         operators = self.roster.operators(tuple(work.uploads))
         if len(operators) < self.terms.manifest.min_cohort:
             return self._fail_round("cohort-too-small", now)
-        uploads = self._cohort()
+        uploads = work.cohort
         with self.ports.store.transaction():
             self.log(
                 self.terms,
@@ -359,45 +377,34 @@ class Coordinator(Party):
                 self.transcript.put_round(
                     work.number, f"upload-{upload.sender.party}.msg", upload.raw
                 )
-        if not self.terms.helpers:
+        if not work.present:
             return self._aggregate(now)
         self.phase = "unmasking"
         self._wait(now)
-        request = MaskRequest(uploads=tuple(upload.raw for upload in uploads))
-        return [
-            self._to(Address(name, "helper"), request, work.number) for name in self.terms.helpers
-        ]
+        assert self._start is not None
+        start, _ = self._start
+        request = MaskRequest(
+            model=start.model, keys=start.keys, uploads=tuple(upload.raw for upload in uploads)
+        )
+        return [self._to(Address(name, "helper"), request, work.number) for name in work.present]
 
     def _mask_sum(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        work = self._work
-        if message.round != work.number:
+        work, name = self._round, message.sender.party
+        if message.round != work.number or name not in work.present or name in work.answers:
             return []
-        cohort = cohort_digest([upload.digest for upload in self._cohort()])
-        if (message.body.cohort, message.body.context) != (cohort, work.context):
-            raise RemoteProtocolError(
-                "leader.cohort",
-                f"helper {message.sender.party} answered for another cohort or context",
-                party=message.sender.party,
-            )
-        join_chunks(message.body.vector, message.chunks, self.terms.manifest.length)
-        work.answers[message.sender.party] = message
-        if set(work.answers) != set(self.terms.helpers):
-            return []
-        return self._aggregate(now)
+        work.take_answer(message)
+        return self._aggregate(now) if set(work.answers) == set(work.present) else []
 
     def _aggregate(self, now: Milliseconds) -> list[Envelope]:
-        """Adds up, publishes, and takes the server step through the same checks as every site."""
-        work, length = self._work, self.terms.manifest.length
-        uploads = self._cohort()
-        answers = [work.answers[name] for name in self.terms.helpers]
-        vectors = [join_chunks(m.body.vector, m.chunks, length) for m in uploads]
-        masks = [join_chunks(m.body.vector, m.chunks, length) for m in answers]
-        total = unmask(vectors, masks) if masks else plain_sum(vectors)
-        data = total.astype("<u4", copy=False).tobytes()
-        vector, chunks = split_chunks(data, length)
+        """Publishes the sum, and takes the server step through the same checks as every site."""
+        work = self._round
+        vector, chunks = work.result()
+        answers = [work.answers[name] for name in work.present]
+        assert self._start is not None
         aggregate = Aggregate(
             round=work.number,
-            cohort=tuple(CohortMember(u.sender.party, u.digest) for u in uploads),
+            keys=self._start[0].keys,
+            cohort=tuple(CohortMember(u.sender.party, u.digest) for u in work.cohort),
             answers=tuple(answer.raw for answer in answers),
             vector=vector,
         )
@@ -407,23 +414,20 @@ class Coordinator(Party):
                 now,
                 "aggregate.computed",
                 round=work.number,
-                cohort=cohort_digest([u.digest for u in uploads]).hex(),
-                sum=digest(data).hex(),
+                cohort=work.cohort_digest.hex(),
+                sum=digest(b"".join(chunks)).hex(),
             )
             for answer in answers:
                 name = f"mask-sum-{answer.sender.party}.msg"
                 self.transcript.put_round(work.number, name, answer.raw)
-            self.transcript.put_round(work.number, "aggregate.bin", data)
-            self.durable.put("previous", encode(aggregate))
+            self.transcript.put_aggregate(aggregate, chunks)
             self.chain.apply(aggregate, chunks)
+            self._kept.prune()
         self._failed_rounds = 0
         self.failure = None
         self.phase = "offered"
         self._wait(now)
         return self._maybe_begin(now)
-
-    def _cohort(self) -> list[Received]:
-        return [self._work.uploads[name] for name in sorted(self._work.uploads)]
 
     # --- failures ----------------------------------------------------------------------------
 
@@ -436,7 +440,7 @@ class Coordinator(Party):
         client = message.sender.role == "client"
         before = self.phase == "offered" and not self.durable.number("round")
         serving = ("collecting",) if client else ("collecting", "unmasking")
-        if not before and (self.phase not in serving or message.round != self._work.number):
+        if not before and (self.phase not in serving or message.round != self._round.number):
             return []  # Too late to matter.
         self.failure = RoundAborted(
             f"refused.{refusal.code}"[:64],
@@ -449,8 +453,7 @@ class Coordinator(Party):
         if before:
             return self._finish(False, now)
         if client:
-            self._work.dropped.add(message.sender.party)
-            return self._maybe_fix_cohort(now)
+            return self._drop(message.sender.party, now)
         if refusal.culprit in self.terms.clients:
             # Its word against the client's; but without it there is no sum with that client.
             self._excluded.add(PartyName(refusal.culprit))
@@ -460,19 +463,21 @@ class Coordinator(Party):
         """Leaves a client that broke the protocol out of this and all later rounds."""
         self.failure = RemoteProtocolError("leader.excluded", f"{name} sent {why}", party=name)
         self._excluded.add(name)
-        self._work.dropped.add(name)
-        return self._maybe_fix_cohort(now)
+        return self._drop(name, now)
 
     def _wait_over(self, now: Milliseconds) -> list[Envelope]:
+        """Goes on without the helpers that are late, if enough are here."""
+        number = self.durable.number("round") + 1
         missing = sorted(set(self.terms.clients) - set(self._accepts))
-        late = [
-            name
-            for name in self.terms.helpers
-            if name not in self._keys or self._keys[name].round <= self.durable.number("round")
-        ]
+        late = self._helpers.awaited(number)
+        if not missing and late and self._helpers.enough(number):
+            self._helpers.miss(late)
+            return self._maybe_begin(now)
+        here = {key.sender.party for key in self._helpers.ready(number)}
+        absent = [name for name in self.terms.helpers if name not in here]
         self.failure = RoundAborted(
             "run.no-answer",
-            f"no answer in time from {', '.join([*missing, *late])}",
+            f"no answer in time from {', '.join([*missing, *absent])}",
             retryable=True,
             remedy="check that the party is running, then start again",
         )
@@ -497,28 +502,31 @@ class Coordinator(Party):
                     remedy="check the sites and helpers, then start a new run",
                 )
             return self._finish(False, now)
-        return self._abort_round(code, self._work.number, now)
+        return self._abort_round(code, self._round.number, now)
 
     def _abort_round(self, code: str, number: int, now: Milliseconds) -> list[Envelope]:
         self.phase = "offered"
-        self._keys = {name: key for name, key in self._keys.items() if key.round > number}
+        self._helpers.forget(number)
         lost = number > self.chain.applied
         with self.ports.store.transaction():
             self.durable.put_number("round", max(number, self.durable.number("round")))
             if lost:
+                self._kept.drop(number)
                 self.log(self.terms, now, "round.aborted", round=number, code=code)
         self._wait(now)
-        body = RoundAbort(code=code)
-        # After a round that has its result, only the helpers are asked again: for their next keys.
-        told = [address for address in self._everyone() if lost or address.role == "helper"]
-        sent = [self._to(address, body, number) for address in told]
-        return [*sent, *self._maybe_begin(now)]
+        body, after = RoundAbort(code=code), self.durable.number("round") + 1
+        told = self.terms.clients if lost else ()
+        return [
+            *(self._ask_key(name, after, code) for name in self.terms.helpers),
+            *(self._to(Address(name, "client"), body, number) for name in told),
+            *self._maybe_begin(now),
+        ]
 
     # --- the end -----------------------------------------------------------------------------
 
     def _finish(self, complete: bool, now: Milliseconds) -> list[Envelope]:
         model = self.chain.current
-        previous, chunks = self._previous()
+        previous, chunks = self.transcript.last_aggregate()
         complete = complete and previous is not None
         if not complete and self.failure is None:
             self.failure = RoundAborted(
@@ -540,11 +548,10 @@ class Coordinator(Party):
 
     def _record(self, message: Received, now: Milliseconds) -> list[Envelope]:
         name = message.sender.party
-        events = join_chunks(
-            message.body.events, message.chunks, message.body.events.length, dtype="u1"
-        )
+        vector = message.body.events
+        events = join_chunks(vector, message.chunks, vector.length, 1)
         with self.ports.store.transaction():
-            self.transcript.put(f"log-{name}", events.tobytes())
+            self.transcript.put(f"log-{name}", events)
             self.transcript.put(f"checkpoint-{name}", message.body.checkpoint)
         self._records.add(name)
         return self._close(now) if self._records >= self._parties() else []
@@ -589,4 +596,4 @@ class Coordinator(Party):
         return self.send(self.terms, receiver, body, round_number=round_number, chunks=chunks)
 
     def _wait(self, now: Milliseconds) -> None:
-        self.deadline = Milliseconds(now + self._timeout)
+        self.deadline = Milliseconds(now + self.terms.phase)

@@ -8,30 +8,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tacit.algebra.ring import subtract_into, to_ring
+from tacit.algebra.ring import RingVector
 from tacit.errors import RemoteProtocolError, TacitError
-from tacit.party.base import Party, Ports, pack, unpack
+from tacit.party.base import Party, Ports, drop_envelope, keep_envelope, kept_envelope
+from tacit.party.context import helper_keys, upload_context
 from tacit.party.terms import Terms
-from tacit.privacy.noise import discrete_gaussian
-from tacit.secagg.masked import cohort_digest, mask_sum
+from tacit.privacy.noise import noise_blocks
+from tacit.secagg.masked import cohort_digest, mask_sum, open_seeds
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, Opener, PartyName
 from tacit.wire.envelope import Address, Envelope, Received, digest, split_chunks
 from tacit.wire.messages import (
     Finish,
     HelperKey,
+    KeyRequest,
     MaskRequest,
     MaskSum,
     Offer,
     Refusal,
-    RoundAbort,
     Upload,
 )
 
 __all__ = ["Helper"]
+
+
+LIFETIME = 3
+"""Phases that a round key lives: the wait for all keys, for uploads, and for the helpers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class RoundKey:
 
     round: int
     opener: Opener
+    expires: Milliseconds
 
 
 class Helper(Party):
@@ -67,6 +70,7 @@ class Helper(Party):
         Raises:
             DecodeError, SignatureError: The bytes prove no sender; nothing was changed.
         """
+        self.tick(now)
         message = self.open(envelope.message, envelope.chunks)
         try:
             terms = self._terms_of(message)
@@ -79,6 +83,12 @@ class Helper(Party):
             return self._handle(message, terms, now)
         except TacitError as error:
             return self._refuse(terms, message, error, now)
+
+    def tick(self, now: Milliseconds) -> list[Envelope]:
+        """To be called when time passes: erases round keys that have expired."""
+        for run in [run for run, held in self._keys.items() if held.expires <= now]:
+            self._erase_key(run)
+        return []
 
     def _terms_of(self, message: Received) -> Terms | None:
         """The terms of the run that a message belongs to; None unless its leader sent it."""
@@ -96,8 +106,8 @@ class Helper(Party):
                 return self._join(message, terms, now)
             case MaskRequest():
                 return self._answer(message, terms, now)
-            case RoundAbort():
-                return self._issue_key(terms, message.round + 1, now)
+            case KeyRequest():
+                return self._issue_key(terms, message.round, now)
             case Finish():
                 return self._close(message, terms, now)
             case _:
@@ -117,21 +127,19 @@ class Helper(Party):
     def _issue_key(self, terms: Terms, wanted: int, now: Milliseconds) -> list[Envelope]:
         """A key for round ``wanted``, or for a later one when its private half was lost."""
         state = self.state(terms.run_id)
-        held = self._keys.get(terms.run)
-        stored = state.get("key-message")
+        held, leader = self._keys.get(terms.run), self.leader(terms)
+        stored = kept_envelope(state, "key-message", leader)
         if held is not None and held.round >= wanted and stored is not None:
-            return [unpack(stored, self.leader(terms))]
+            return [stored]
         if wanted > terms.manifest.rounds:
             return []
         # After the loss of the last round's key this is beyond the last round: it tells the leader so.
         number = max(wanted, state.number("key-round") + 1)
         opener = self.ports.sealing.generate()
-        envelope = self.send(
-            terms, self.leader(terms), HelperKey(opener.public_key), round_number=number
-        )
+        envelope = self.send(terms, leader, HelperKey(opener.public_key), round_number=number)
         with self.ports.store.transaction():
             state.put_number("key-round", number)
-            state.put("key-message", pack(envelope))
+            keep_envelope(state, "key-message", envelope)
             self.log(
                 terms,
                 now,
@@ -140,24 +148,32 @@ class Helper(Party):
                 key=digest(opener.public_key).hex(),
             )
         self._erase_key(terms.run)
-        self._keys[terms.run] = RoundKey(round=number, opener=opener)
+        expires = Milliseconds(now + LIFETIME * terms.phase)
+        self._keys[terms.run] = RoundKey(round=number, opener=opener, expires=expires)
         return [envelope]
 
     def _answer(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         state = self.state(terms.run_id)
-        stored = state.get(f"answer/{message.round}")
+        stored = kept_envelope(state, f"answer/{message.round}", self.leader(terms))
         if stored is not None:
             # A repeat gets the stored bytes, never a second computation.
-            return [unpack(stored, self.leader(terms)), *self._next_key(terms, message.round, now)]
+            return [stored, *self._next_key(terms, message.round, now)]
         if message.round < state.number("key-round"):
             return []  # A round that went by: its key is gone, there is nothing to say.
         held = self._keys.get(terms.run)
         if held is None or held.round != message.round:
             raise RemoteProtocolError("helper.no-key", f"no key of round {message.round} is held")
-        uploads = self._cohort(message, terms)
-        context = Digest(uploads[0].body.context)
-        total = self._noisy_mask_sum(uploads, context, terms, held.opener)
-        vector, chunks = split_chunks(total.astype("<u4", copy=False).tobytes(), len(total))
+        keys = helper_keys(self, terms, message.round, message.body.keys)
+        if dict(keys).get(self.address.party) != held.opener.public_key:
+            raise RemoteProtocolError(
+                "helper.other-key",
+                "the round was started with another key than this helper holds",
+                party=terms.manifest.leader,
+            )
+        context = upload_context(terms, message.round, Digest(message.body.model), keys)
+        uploads = self._cohort(message, terms, context)
+        total = self._noisy_mask_sum(uploads, context, terms, (held.opener, len(keys)))
+        vector, chunks = split_chunks(terms.ring.to_bytes(total), len(total))
         cohort = cohort_digest([upload.digest for upload in uploads])
         answer = self.send(
             terms,
@@ -166,31 +182,44 @@ class Helper(Party):
             round_number=message.round,
             chunks=chunks,
         )
+        self._commit_answer(terms, answer, uploads, now)
+        self._erase_key(terms.run)
+        return [answer, *self._next_key(terms, message.round, now)]
+
+    def _commit_answer(
+        self, terms: Terms, answer: Envelope, uploads: list[Received], now: Milliseconds
+    ) -> None:
+        """Stores the one answer of a round; only after this commit may it leave."""
+        state, number = self.state(terms.run_id), uploads[0].round
         members = "\n".join(sorted(upload.sender.party for upload in uploads)).encode()
         with self.ports.store.transaction():
             self.log(
                 terms,
                 now,
                 "mask-sum.answered",
-                round=message.round,
-                context=context.hex(),
-                cohort=cohort.hex(),
+                round=number,
+                context=uploads[0].body.context.hex(),
+                cohort=cohort_digest([upload.digest for upload in uploads]).hex(),
                 answer=digest(answer.message).hex(),
             )
-            state.delete(f"answer/{state.number('answered')}")
-            state.put(f"answer/{message.round}", pack(answer))
-            state.put_number("answered", message.round)
+            drop_envelope(state, f"answer/{state.number('answered')}")
+            keep_envelope(state, f"answer/{number}", answer)
+            state.put_number("answered", number)
             state.put("first-cohort", state.get("first-cohort") or members)
-        self._erase_key(terms.run)
-        return [answer, *self._next_key(terms, message.round, now)]
 
     def _next_key(self, terms: Terms, answered: int, now: Milliseconds) -> list[Envelope]:
         return self._issue_key(terms, answered + 1, now)
 
     def _noisy_mask_sum(
-        self, uploads: list[Received], context: Digest, terms: Terms, opener: Opener
-    ) -> NDArray[np.uint32]:
+        self,
+        uploads: list[Received],
+        context: Digest,
+        terms: Terms,
+        held: tuple[Opener, int],
+    ) -> RingVector:
+        """The sum of masks less this helper's noise share, for the number of helpers present."""
         name = self.address.party
+        (opener, present), ring, length = held, terms.ring, terms.manifest.length
         seeds = []
         for upload in uploads:
             sealed = {seed.helper: seed.sealed for seed in upload.body.seeds}.get(name)
@@ -201,14 +230,17 @@ class Helper(Party):
                     party=upload.sender.party,
                 )
             seeds.append((upload.sender.party, sealed))
-        length = terms.manifest.length
-        total = mask_sum(seeds, context=context, helper=name, opener=opener, length=length)
-        if terms.plan.share_variance:
-            noise = discrete_gaussian(terms.plan.share_variance, length, self.ports.entropy)
-            subtract_into(total, to_ring(noise))
+        streams = open_seeds(seeds, context=context, helper=name, opener=opener)
+        total = mask_sum(streams, ring, length, run=self.ports.parallel)
+        if terms.plan.unit != "none":
+            variance, start = terms.plan.share_variance(present), 0
+            for noise in noise_blocks(variance, length, self.ports.entropy):
+                part = total[start : start + len(noise)]
+                ring.subtract_into(part, ring.from_integers(noise))
+                start += len(noise)
         return total
 
-    def _cohort(self, message: Received, terms: Terms) -> list[Received]:
+    def _cohort(self, message: Received, terms: Terms, context: Digest) -> list[Received]:
         """The cohort's uploads, opened and checked.
 
         Raises:
@@ -225,7 +257,12 @@ class Helper(Party):
                 f"the cohort has fewer than {terms.manifest.min_cohort} operators",
                 party=terms.manifest.leader,
             )
-        context = uploads[0].body.context
+        if all(upload.body.context != context for upload in uploads):
+            raise RemoteProtocolError(
+                "helper.context",
+                "no upload was made for the model and the keys that the leader names",
+                party=terms.manifest.leader,
+            )
         for upload in uploads:
             if upload.body.context != context or upload.round != message.round:
                 raise RemoteProtocolError(
@@ -235,7 +272,7 @@ class Helper(Party):
                 )
         first = self.state(terms.run_id).get("first-cohort")
         members = "\n".join(sorted(parties)).encode()
-        if not terms.plan.share_variance and first not in (None, members):
+        if terms.plan.unit == "none" and first not in (None, members):
             raise RemoteProtocolError(
                 "helper.cohort-changed", "without noise every sum must have the same cohort"
             )
@@ -245,8 +282,8 @@ class Helper(Party):
         self._erase_key(terms.run)
         state = self.state(terms.run_id)
         with self.ports.store.transaction():
-            state.delete(f"answer/{state.number('answered')}")
-            state.delete("key-message")
+            drop_envelope(state, f"answer/{state.number('answered')}")
+            drop_envelope(state, "key-message")
             state.put_number("closed", 1)
             # A party that is a client too closes its log, and sends it, in that role.
             if self.address.party not in terms.clients:

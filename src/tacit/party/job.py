@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import rfc8785
 from pydantic import Field, ValidationError, model_validator
@@ -52,7 +52,7 @@ class Privacy(Table):
     clip_norm: float = Field(
         default=1.0,
         gt=0,
-        description="L2 bound on one record's gradient (unit `none`: on one client's update).",
+        description="L2 bound on one record's gradient (`fedavg`: on one client's update).",
     )
     sampling_rate: float = Field(
         default=0.5, gt=0, le=1, description="Poisson sampling rate of records in every round."
@@ -60,7 +60,7 @@ class Privacy(Table):
     expected_records: int = Field(
         ge=1,
         le=2**31,
-        description="Public constant: records of all sites together (unit `none`: of the largest "
+        description="Public constant: records of all sites together (`fedavg`: of the largest "
         "site, at most); divides the sum, so it must not depend on who takes part.",
     )
     max_colluding: int = Field(
@@ -83,9 +83,32 @@ class Aggregation(Table):
         description="`masked`: nobody sees one contribution; `plain`: a baseline that every "
         "site's policy must permit.",
     )
-    min_cohort: int = Field(ge=1, description="Fewest sites in a sum.")
+    min_cohort: int = Field(ge=1, description="Fewest sites in a sum, counted by operator.")
     helpers: tuple[str, ...] | None = Field(
         default=None, description="Roster names of the helpers; by default every site, up to eight."
+    )
+    min_helpers: int | None = Field(
+        default=None,
+        ge=2,
+        description="Fewest helpers of a round; with fewer than all, helpers may leave and join "
+        "between rounds, and the noise makes up for it. By default all.",
+    )
+    ring_bits: Literal[16, 24, 32] = Field(
+        default=32, description="Width of one masked coordinate, on the wire too."
+    )
+    phase_seconds: int = Field(
+        default=600,
+        ge=1,
+        le=604_800,
+        description="How long the leader waits for accepts and keys, for uploads, and for helpers; "
+        "a helper's key lives three times as long.",
+    )
+    audit_rounds: int = Field(
+        default=1,
+        ge=0,
+        le=10_000,
+        description="Of how many of the last rounds the leader keeps every upload and answer, so "
+        "that sites and `tacit audit` can add them up again.",
     )
 
 
@@ -121,6 +144,33 @@ class Training(Table):
         le=2**20,
         description="Fixed, padded number of records per gradient computation.",
     )
+    local_layers: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Parameters that every site trains for itself, keeps between rounds and never "
+        "sends, by name; `*` and `?` match (`fedavg` only).",
+    )
+    metrics_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Training metrics inside the masked vector: the part of the squared clip that "
+        "they take from the gradient, under the same noise and charge; 0.0 is off.",
+    )
+    loss_bound: float = Field(
+        default=4.0,
+        gt=0,
+        description="Largest loss of one record that the training metrics tell apart.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.local_layers and self.algorithm != "fedavg":
+            raise ValueError(
+                "training.local_layers needs local training: set training.algorithm to 'fedavg', "
+                "or leave it out"
+            )
+        return self
 
 
 class Features(Table):
@@ -196,9 +246,10 @@ class JobSpec(Table):
         """
         try:
             job = cls.model_validate(json.loads(data))
+            canonical = job.canonical()  # Refuses lone surrogates and integers beyond 2^53.
         except (ValueError, ValidationError, RecursionError) as error:
             raise DecodeError("job.invalid", "not a valid job") from error
-        if job.canonical() != data:
+        if canonical != data:
             raise DecodeError("job.not-canonical", "not the canonical form of the job")
         return job
 

@@ -2,86 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from tacit.connect import Receipt, SanitisedBatch
 from tacit.errors import (
-    BudgetExhausted,
     ConfigError,
     LocalProtocolError,
-    PolicyDenied,
     RemoteProtocolError,
     RoundAborted,
     TacitError,
     TransportError,
 )
-from tacit.learn.code import LoadedModel
 from tacit.learn.server import ServerState
-from tacit.party.base import Party, Ports, RunState, pack, unpack
-from tacit.party.chain import ModelChain
-from tacit.party.config import SiteConfig
+from tacit.party.admission import Admission, Examination, SiteSetup
+from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelope, kept_envelope
+from tacit.party.chain import BEHIND, ModelChain
+from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
-from tacit.party.job import JobSpec
-from tacit.party.price import (
-    charged_epsilon,
-    policy_request,
-    public_code,
-    settled_epsilon,
-)
+from tacit.party.price import charged_epsilon, public_code, settled_epsilon
+from tacit.party.readd import Readd
 from tacit.party.terms import Terms
-from tacit.party.workload import TrainingData, Workload
-from tacit.policy.cedar import Decision, Policy, Request
-from tacit.policy.contract import Contract
-from tacit.policy.schema import Schema, schema_difference
+from tacit.party.workload import Floats, TrainingData, Workload
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, PartyName
+from tacit.wire.codec import decode, encode
 from tacit.wire.envelope import Address, Envelope, Received, digest
-from tacit.wire.messages import Accept, Finish, Offer, Refusal, RoundAbort, RoundStart
+from tacit.wire.messages import (
+    Accept,
+    Aggregate,
+    CatchUp,
+    CatchUpRequest,
+    Finish,
+    Kept,
+    Offer,
+    Refusal,
+    RoundAbort,
+    RoundStart,
+)
 
-__all__ = ["DataSource", "Examination", "Site", "SiteSetup"]
-
-
-class DataSource(Protocol):
-    """One data set of a site: its contract, and the only way to its rows."""
-
-    @property
-    def contract(self) -> Contract:
-        """What the data set is and what may leave it."""
-        ...
-
-    def read(self) -> SanitisedBatch:
-        """All rows, redacted and checked.
-
-        Raises:
-            ConfigError: Names file, row and column of what the contract does not allow.
-        """
-        ...
-
-
-MIN_HONEST = 2
-"""Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
-
-
-@dataclass(frozen=True, slots=True)
-class SiteSetup:
-    """What a site operator brings: configuration, policy, data sets and approved code."""
-
-    config: SiteConfig
-    policy: Policy
-    sources: Mapping[str, DataSource]
-    load_model: Callable[[JobSpec, Schema, Digest], LoadedModel]
-    code_pinned: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Examination:
-    """What a site would say to an offer, for its operator."""
-
-    decision: Decision
-    receipt: Receipt
+__all__ = ["Site"]
 
 
 @dataclass(slots=True)
@@ -92,6 +52,9 @@ class Live:
     chain: ModelChain
     workload: Workload
     data: TrainingData | None = None
+    asked: int = 0
+    """The last round for which the leader was asked for the model."""
+    readd: Readd | None = None
 
 
 class Site(Party):
@@ -117,6 +80,7 @@ class Site(Party):
         self._setup = setup
         limit = setup.config.budget
         self.budget = Budget(ports.store, limit.epsilon, limit.delta)
+        self._admission = Admission(self, setup, self.budget)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
 
@@ -149,6 +113,20 @@ class Site(Party):
             state.put_number("closed", 1)
             self.log(terms, now, "run.released")
 
+    def own_model(self, run: str) -> Floats | None:
+        """The released parameters with this site's local layers in place; None if it has none.
+
+        Local layers never leave the site: this is for its operator.
+        """
+        terms, local = self.known_terms(run), self.state(run).get("local")
+        if terms is None or local is None:
+            return None
+        live = self._live(terms)
+        model = live.chain.current
+        return (
+            None if model is None else live.workload.complete(live.workload.released(model), local)
+        )
+
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
         """Handles one message; the answers may be sent once this returns.
 
@@ -174,17 +152,23 @@ class Site(Party):
     def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         if self.state(terms.run_id).number("closed"):
             return [self.record(terms)] if isinstance(message.body, Finish) else []
+        serve: Callable[[Received, Terms, Milliseconds], list[Envelope]]
         match message.body:
             case Offer():
-                return self._consider(message, terms, now)
+                serve = self._consider
             case RoundStart():
-                return self._train(message, terms, now)
+                serve = self._start_round
+            case CatchUp():
+                serve = self._catch_up
+            case Kept():
+                serve = self._readd
             case RoundAbort():
-                return self._note_abort(message, terms, now)
+                serve = self._note_abort
             case Finish():
-                return self._close(message, terms, now)
+                serve = self._close
             case _:
                 raise RemoteProtocolError("message.kind", "a client does not serve this message")
+        return serve(message, terms, now)
 
     # --- the offer ---------------------------------------------------------------------------
 
@@ -208,11 +192,12 @@ class Site(Party):
         return self._accept(terms, state, now)
 
     def _accept(self, terms: Terms, state: RunState, now: Milliseconds) -> list[Envelope]:
-        self._check_limits(terms)
-        source = self._source(terms)
-        self._decide(terms, source.contract, now)
-        workload = self._workload(terms, source.contract)  # Runs model code: only after the policy.
-        self._reserve(terms, now)
+        admission = self._admission
+        admission.check_limits(terms)
+        source = admission.source(terms)
+        admission.decide(terms, source.contract, now)
+        workload = admission.workload(terms, source.contract)  # Model code: only after the policy.
+        admission.reserve(terms, now)
         chain = ModelChain(self, terms, workload, state)
         try:
             batch = source.read()
@@ -242,152 +227,13 @@ class Site(Party):
         self._runs[terms.run_id] = live
         return [answer]
 
-    def _check_limits(self, terms: Terms) -> None:
-        limits = self._setup.config.limits
-        name = self.address.party
-        if name not in terms.clients:
-            raise RemoteProtocolError("offer.client", f"{name} is not a client of this run")
-        if not terms.masked:
-            return  # Only the policy can permit the baseline.
-        if limits.require_own_helper and name not in terms.helpers:
-            raise PolicyDenied(
-                "limits.own-helper",
-                f"site {name} takes part only where it is a helper itself",
-                remedy="add it to aggregation.helpers, or set limits.require_own_helper = false "
-                "in site.toml",
-            )
-        if len(terms.helpers) <= limits.max_colluding_helpers:
-            raise PolicyDenied(
-                "limits.colluding-helpers",
-                f"{len(terms.helpers)} helpers cannot outnumber the "
-                f"{limits.max_colluding_helpers} that site {name} expects to collude",
-                remedy="name more helpers in aggregation.helpers",
-            )
-        if (
-            terms.plan.unit == "none"
-            and terms.manifest.min_cohort - limits.max_colluding_helpers < MIN_HONEST
-        ):
-            raise PolicyDenied(
-                "limits.cohort",
-                f"sums of {terms.manifest.min_cohort} without noise are too small for site {name}, "
-                f"which expects up to {limits.max_colluding_helpers} to collude",
-                remedy="raise aggregation.min_cohort in the job",
-            )
-        if terms.plan.unit != "none" and terms.plan.max_colluding < limits.max_colluding_helpers:
-            raise PolicyDenied(
-                "limits.noise-margin",
-                f"the run's noise allows for {terms.plan.max_colluding} colluding helper(s), site "
-                f"{name} expects up to {limits.max_colluding_helpers}",
-                remedy="raise privacy.max_colluding in the job, or set privacy.noise = 'own'",
-            )
-
-    def _source(self, terms: Terms) -> DataSource:
-        wanted = terms.job.data.contract
-        source = self._setup.sources.get(wanted)
-        if source is None:
-            offered = ", ".join(sorted(self._setup.sources)) or "none"
-            raise ConfigError(
-                "site.contract",
-                f"site {self.address.party} has no contract named '{wanted}' (it has: {offered})",
-                remedy="correct data.contract in the job, or add the contract at the site",
-                key="data.contract",
-            )
-        return source
-
-    def _workload(self, terms: Terms, contract: Contract) -> Workload:
-        difference = schema_difference(contract.schema(), terms.schema)
-        if difference:
-            raise ConfigError(
-                "site.schema",
-                f"contract '{contract.name}' of site {self.address.party} (here) differs "
-                f"from the run's public schema (there): {difference}",
-                remedy="agree on one schema: every site and the evaluation set must share it",
-            )
-        code = Digest(terms.manifest.code)
-        model = self._setup.load_model(terms.job, terms.schema, code)
-        if model.code != terms.manifest.code or model.model.dimension != terms.manifest.dimension:
-            raise PolicyDenied(
-                "site.code",
-                f"site {self.address.party} holds other model code than the run names",
-                remedy="every site must review and install the same model file",
-            )
-        return Workload.build(terms.job, model)
-
-    def _request(self, terms: Terms, contract: Contract) -> Request:
-        setup = self._setup
-        return policy_request(
-            terms, self.roster, site=setup.config, contract=contract, pinned=setup.code_pinned
-        )
-
-    def _decide(self, terms: Terms, contract: Contract, now: Milliseconds) -> None:
-        request = self._request(terms, contract)
-        decision = self._setup.policy.decide(request)
-        with self.ports.store.transaction():
-            self.log(
-                terms,
-                now,
-                "policy.decided",
-                policy=self._setup.policy.digest.hex(),
-                contract=contract.digest.hex(),
-                allowed=decision.allowed,
-                rules=list(decision.rules),
-                epsilon_milli=str(request.epsilon_milli),
-            )
-        decision.require()
-
-    def _require_budget(self, terms: Terms) -> None:
-        """Refuses a run without differential privacy, unless the operator allows such runs."""
-        if terms.plan.unit != "none" or self._setup.config.budget.allow_without_dp:
-            return
-        spent = self.budget.spent()
-        raise BudgetExhausted(
-            "budget.without-dp",
-            "the run has no differential privacy, its epsilon is infinite; the lifetime limit of "
-            f"site {self.address.party} is {spent.epsilon_limit}",
-            remedy="set privacy.unit = 'record' in the job, or, for public data only, "
-            "budget.allow_without_dp = true in site.toml",
-            spent=str(spent.epsilon),
-            limit=str(spent.epsilon_limit),
-        )
-
-    def _reserve(self, terms: Terms, now: Milliseconds) -> None:
-        self._require_budget(terms)
-        if terms.plan.unit == "none":
-            return
-        epsilon = terms.plan.epsilon()
-        with self.ports.store.transaction():
-            self.budget.reserve(terms.run_id, epsilon, terms.plan.delta)
-            self.log(
-                terms,
-                now,
-                "budget.reserved",
-                epsilon=repr(epsilon),
-                delta=repr(terms.plan.delta),
-            )
-
     def examine(self, terms: Terms) -> Examination:
-        """What this site would answer to an offer; nothing is recorded, reserved or sent.
-
-        Raises:
-            ConfigError, RemoteProtocolError: Contract, schema, code or data do not fit.
-            PolicyDenied: The policy, or the limits in ``site.toml``, do not allow it.
-            BudgetExhausted: The budget does not cover it.
-        """
-        self._check_limits(terms)
-        source = self._source(terms)
-        decision = self._setup.policy.decide(self._request(terms, source.contract))
-        decision.require()
-        workload = self._workload(terms, source.contract)
-        self._require_budget(terms)
-        if terms.plan.unit != "none":
-            self.budget.check(terms.plan.epsilon(), terms.plan.delta)
-        batch = source.read()
-        workload.prepare(batch)
-        return Examination(decision=decision, receipt=batch.receipt)
+        """What this site would answer to an offer; see ``Admission.examine``."""
+        return self._admission.examine(terms)
 
     # --- a round -----------------------------------------------------------------------------
 
-    def _train(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+    def _start_round(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         state = self.state(terms.run_id)
         if not state.number("accepted"):
             raise RemoteProtocolError(
@@ -395,23 +241,139 @@ class Site(Party):
                 "a round was started of a run that this site did not accept",
                 party=message.sender.party,
             )
+        self._require_honest(terms)
         accepted = state.number("round")
         if message.digest == state.get(f"start/{message.round}"):
-            stored = state.get("upload") if message.round == accepted else None
-            return [unpack(stored, self.leader(terms))] if stored is not None else []
+            leader = self.leader(terms)
+            stored = kept_envelope(state, "upload", leader) if message.round == accepted else None
+            return [stored] if stored is not None else []
         if not accepted < message.round <= terms.manifest.rounds:
             return self._conflict(message, terms, now)
-        live = self._live(terms)
+        if message.round <= state.number("aborted"):
+            return []  # Whatever it cost would be for nothing.
+        return self._join_round(message, self._live(terms), now)
+
+    def _join_round(self, message: Received, live: Live, now: Milliseconds) -> list[Envelope]:
+        """A new round: checks helpers and model, asks for what is missing, and trains."""
+        terms = live.terms
+        if live.readd is not None and live.readd.start.digest == message.digest:
+            return [live.readd.request()]
+        live.readd = None
+        present = helper_keys(self, terms, message.round, message.body.keys)
+        self._admission.check_helpers([name for name, _ in present], terms)
         if live.data is None:
             live.data = self._reload(terms, live, now)
-        with self.ports.store.transaction():
-            model = self._advance(live, message)
-            self._check_uncompleted(terms, live.chain)
+        try:
+            with self.ports.store.transaction():
+                model = self._advance(live, message)
+                self._check_uncompleted(terms, live.chain)
+        except RemoteProtocolError as error:
+            late = message.body.previous is not None and error.code in (BEHIND, "round.model")
+            if not late or live.asked >= message.round:
+                raise
+            live.asked = message.round
+            return [self._ask(terms, message.round, CatchUpRequest(applied=live.chain.applied))]
+        return self._verify_or_train(message, live, model, now)
+
+    def _verify_or_train(
+        self, message: Received, live: Live, model: ServerState, now: Milliseconds
+    ) -> list[Envelope]:
+        """Adds up first what this site owes a look; a leader cannot outwait it."""
+        owed = self._owed(live.terms, message.body.previous, now)
+        if owed is None:
+            return self._train(message, live, model, now)
+        live.readd = Readd(self, live.terms, message, *owed)
+        return [live.readd.request()]
+
+    def _train(
+        self, message: Received, live: Live, model: ServerState, now: Milliseconds
+    ) -> list[Envelope]:
+        """Computes and sends the contribution to a round that passed every check."""
+        terms, data = live.terms, live.data
+        assert data is not None
+        local = self.state(terms.run_id).get("local")
         # Training may take long: no transaction is open meanwhile, and nothing has left yet.
-        made = contribute(self, terms, message, model, (live.workload, live.data))
+        made = contribute(self, terms, message, model, (live.workload, data, local))
         with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
+
+    def _ask(self, terms: Terms, round_number: int, body: object) -> Envelope:
+        return self.send(terms, self.leader(terms), body, round_number=round_number)
+
+    def _catch_up(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        """Takes over what this site missed, if the last cohort vouches for it."""
+        live = self._live(terms)
+        if not self.state(terms.run_id).number("accepted") or live.asked != message.round:
+            return []  # Not asked for.
+        with self.ports.store.transaction():
+            live.chain.catch_up(message.body, message.chunks)
+            self.log(terms, now, "model.caught-up", round=message.body.aggregate.round)
+        return []  # The leader starts the round again.
+
+    # --- adding up what the leader published ---------------------------------------------------
+
+    def _owed(
+        self, terms: Terms, aggregate: Aggregate | None, now: Milliseconds
+    ) -> tuple[Aggregate, Digest] | None:
+        """The aggregate that this site must add up before it trains on: drawn once for each.
+
+        What is owed stays owed until it was done, whatever is published meanwhile.
+        """
+        state, wish = self.state(terms.run_id), self._setup.config.limits.resum
+        owed = state.get("readd-owed")
+        if owed is not None:
+            context = Digest(state.get("readd-context") or b"")
+            return decode(Aggregate, owed, len(owed)), context
+        if aggregate is None or wish == "never" or state.number("readd") >= aggregate.round:
+            return None
+        # A private coin: the leader must publish before it can know who looks.
+        coin = int.from_bytes(self.ports.entropy.draw(8), "big") * len(terms.clients)
+        due = wish == "always" or coin < 2**64
+        context = Digest(state.get("aggregate-context") or b"")
+        with self.ports.store.transaction():
+            state.put_number("readd", aggregate.round)
+            if due:
+                state.put("readd-owed", encode(aggregate))
+                state.put("readd-context", context)
+                self.log(terms, now, "aggregate.owed", round=aggregate.round)
+        return (aggregate, context) if due else None
+
+    def _readd(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        live = self._live(terms)
+        readd = live.readd
+        if readd is None or not readd.expects(message):
+            return []
+        state = self.state(terms.run_id)
+        live.readd = (
+            None  # After a wrong chunk half a vector is in the sum: the check begins again.
+        )
+        if not readd.take(message):
+            live.readd = readd
+            return [readd.request()]
+        number = readd.aggregate.round
+        if not readd.exact:
+            with self.ports.store.transaction():
+                state.put_number("convicted", number)
+                state.put("conviction", readd.start.raw)
+                self.log(terms, now, "aggregate.refuted", round=number)
+            self._require_honest(terms)
+        with self.ports.store.transaction():
+            state.delete("readd-owed")
+            self.log(terms, now, "aggregate.verified", round=number)
+        model = live.chain.current
+        assert model is not None
+        return self._verify_or_train(readd.start, live, model, now)
+
+    def _require_honest(self, terms: Terms) -> None:
+        number = self.state(terms.run_id).number("convicted")
+        if number:
+            raise RemoteProtocolError(
+                "round.refuted",
+                f"the aggregate of round {number} is not the sum of its uploads and answers",
+                remedy="the leader lied, or its store is damaged: run 'tacit audit' there",
+                party=terms.manifest.leader,
+            )
 
     def _reload(self, terms: Terms, live: Live, now: Milliseconds) -> TrainingData:
         """The data after a restart: under the policy as it is now, and exactly what was accepted.
@@ -420,8 +382,8 @@ class Site(Party):
             PolicyDenied: The policy has changed its mind.
             ConfigError: Contract or data have changed since the site accepted the run.
         """
-        state, source = self.state(terms.run_id), self._source(terms)
-        self._decide(terms, source.contract, now)
+        state, source = self.state(terms.run_id), self._admission.source(terms)
+        self._admission.decide(terms, source.contract, now)
         batch = source.read()
         if batch.receipt.commitment(state.get("receipt-salt") or b"") != state.get("receipt"):
             raise ConfigError(
@@ -451,6 +413,8 @@ class Site(Party):
             with self.ports.store.transaction():
                 state.put_number("aborted", message.round)
                 self.log(terms, now, "round.aborted", round=message.round, code=message.body.code)
+            if terms.run_id in self._runs:
+                self._runs[terms.run_id].readd = None
         return []
 
     def _advance(self, live: Live, message: Received) -> ServerState:
@@ -504,7 +468,10 @@ class Site(Party):
         state.put_number("uploads", uploads)
         state.put_number("round", message.round)
         state.put(f"start/{message.round}", message.digest)
-        state.put("upload", pack(made.envelope))
+        drop_envelope(state, "upload")
+        keep_envelope(state, "upload", made.envelope)
+        if made.local is not None:
+            state.put("local", made.local)
         state.put("upload-digest", digest(made.envelope.message))
         state.put("context", made.context)
         self.log(
@@ -527,7 +494,7 @@ class Site(Party):
                 self._follow(message, terms, now)
             if self._settle(terms, epsilon):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
-            state.delete("upload")
+            drop_envelope(state, "upload")
             state.put_number("closed", 1)
             model = self._released(terms)
             self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
@@ -582,7 +549,8 @@ class Site(Party):
         """The run in memory, rebuilt after a restart."""
         live = self._runs.get(terms.run_id)
         if live is None:
-            workload = self._workload(terms, self._source(terms).contract)
+            admission = self._admission
+            workload = admission.workload(terms, admission.source(terms).contract)
             chain = ModelChain(self, terms, workload, self.state(terms.run_id))
             live = self._runs[terms.run_id] = Live(terms=terms, chain=chain, workload=workload)
         return live

@@ -9,21 +9,26 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from tacit.algebra.ring import Ring
 from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
+from tacit.party.coordinates import vector_length
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
 from tacit.privacy.noise import MAX_DRAWS
 from tacit.privacy.plan import Plan, make_plan, sample_bound
 from tacit.trust.roster import Roster
-from tacit.types import Digest, PartyName
+from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.codec import encode
-from tacit.wire.envelope import digest
-from tacit.wire.messages import Manifest, Offer
+from tacit.wire.envelope import CHUNK_ELEMENTS, MAX_MESSAGE, digest
+from tacit.wire.messages import MAX_SIGNED, Manifest, Offer
 
-__all__ = ["PROTOCOLS", "Terms", "check_cohort", "choose_helpers", "plan_for"]
+__all__ = ["PROTOCOLS", "Terms", "check_cohort", "check_sizes", "choose_helpers", "plan_for"]
 
 PROTOCOLS = {"masked": "masked/1", "plain": "plain/1"}
 MAX_DEFAULT_HELPERS = 8
+UPLOAD_BYTES, SEED_BYTES, DIGEST_BYTES = 1024, 1280, 40
+"""Upper bounds of what a signed upload holds: its frame, one sealed seed, one chunk's digest."""
+
 MAX_BATCH_ELEMENTS = 2**27
 """Elements of one micro-batch of per-record gradients: 1 GiB as float64."""
 
@@ -42,6 +47,16 @@ class Terms:
     def masked(self) -> bool:
         """Whether contributions are masked."""
         return self.manifest.protocol == PROTOCOLS["masked"]
+
+    @property
+    def ring(self) -> Ring:
+        """The ring of contributions and sums."""
+        return Ring(self.plan.ring_bits)
+
+    @property
+    def phase(self) -> Milliseconds:
+        """How long a phase of a round may last."""
+        return Milliseconds(1000 * self.job.aggregation.phase_seconds)
 
     @property
     def run_id(self) -> str:
@@ -91,15 +106,15 @@ def _check(offer: Offer, job: JobSpec, plan: Plan, roster: Roster) -> None:
         raise DecodeError("offer.roster", "the run names another roster")
     if manifest.protocol != PROTOCOLS[job.aggregation.protocol]:
         raise DecodeError("offer.protocol", "the run uses another protocol than the job")
-    extra = 1 if job.training.algorithm == "fedavg" else 0
     if manifest.length > MAX_DRAWS:
         raise DecodeError("offer.length", "the vector is too long")
-    if (manifest.length, manifest.rounds) != (manifest.dimension + extra, job.rounds):
+    if (manifest.length, manifest.rounds) != (vector_length(job, manifest.dimension), job.rounds):
         raise DecodeError("offer.length", "vector length or rounds do not fit the job")
     if (manifest.ring_bits, manifest.min_cohort) != (plan.ring_bits, job.aggregation.min_cohort):
         raise DecodeError("offer.encoding", "encoding or cohort do not fit the job")
     if job.training.micro_batch * manifest.dimension > MAX_BATCH_ELEMENTS:
         raise DecodeError("offer.micro-batch", "one micro-batch of gradients would be too large")
+    check_sizes(len(manifest.clients), len(manifest.helpers), manifest.length)
     _check_plan(plan, job, manifest)
     check_cohort(
         job,
@@ -119,6 +134,8 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
         and plan.expected_records == privacy.expected_records
         and plan.delta == privacy.delta
         and plan.helpers == len(manifest.helpers)
+        and plan.min_helpers == _min_helpers(job, len(manifest.helpers))
+        and plan.ring_bits == job.aggregation.ring_bits
         and plan.max_colluding == manifest.max_colluding
         and plan.units_bound == _units_bound(job, len(manifest.clients))
         and plan.canonical() == manifest.plan
@@ -134,9 +151,33 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
 def _units_bound(job: JobSpec, clients: int) -> int:
     """How many units a sum may hold; a larger bound would void the norm check of aggregates."""
     privacy = job.privacy
-    if privacy.unit == "none":
+    if job.training.algorithm == "fedavg":
         return clients
     return sample_bound(privacy.sampling_rate * privacy.expected_records)
+
+
+def _min_helpers(job: JobSpec, helpers: int) -> int:
+    """Fewest helpers of a round: what the job says, otherwise all."""
+    chosen = job.aggregation.min_helpers
+    return helpers if chosen is None or not helpers else chosen
+
+
+def check_sizes(clients: int, helpers: int, length: int) -> None:
+    """Whether a round's largest messages stay within the wire's limits.
+
+    Raises:
+        ConfigError: The headers of a full cohort would not fit into one message.
+    """
+    upload = UPLOAD_BYTES + SEED_BYTES * helpers + DIGEST_BYTES * -(-length // CHUNK_ELEMENTS)
+    if upload > MAX_SIGNED or clients * upload > MAX_MESSAGE // 8 * 7:
+        raise ConfigError(
+            "job.size",
+            f"{clients} sites with {helpers} helpers and {length} parameters make messages that are "
+            "too long for the wire",
+            remedy="name fewer helpers in aggregation.helpers (three are plenty), split the "
+            "federation, or use a smaller model",
+            key="aggregation.helpers",
+        )
 
 
 def choose_helpers(job: JobSpec, clients: tuple[PartyName, ...]) -> tuple[PartyName, ...]:
@@ -179,17 +220,17 @@ def check_cohort(
                 f"'{missing[0]}' is not a {role} of the roster",
                 remedy="correct 'name' in its site.toml, add it to federation.toml, or leave it out",
             )
-        if len(roster.operators(names)) != len(names):
-            raise ConfigError(
-                "job.operators",
-                f"two {role}s have the same operator",
-                remedy="counts are of distinct operators: one of them must leave",
-            )
-    minimum = job.aggregation.min_cohort
-    if minimum > len(clients):
+    if len(set(clients)) != len(clients) or len(roster.operators(helpers)) != len(helpers):
+        raise ConfigError(
+            "job.operators",
+            "two helpers have the same operator, or a site is named twice",
+            remedy="helpers must be of distinct operators: one of them must leave",
+        )
+    minimum, operators = job.aggregation.min_cohort, len(roster.operators(clients))
+    if minimum > operators:
         raise ConfigError(
             "job.min-cohort",
-            f"min_cohort is {minimum}, but only {len(clients)} sites take part",
+            f"min_cohort is {minimum}, but only {operators} sites of distinct operators take part",
             remedy="lower aggregation.min_cohort or add sites",
             key="aggregation.min_cohort",
         )
@@ -206,6 +247,13 @@ def _check_helpers(
             "masked aggregation needs at least two helpers of distinct operators",
             remedy="add sites or name helpers in aggregation.helpers",
             key="aggregation.helpers",
+        )
+    if _min_helpers(job, len(helpers)) > len(helpers):
+        raise ConfigError(
+            "job.min-helpers",
+            f"min_helpers is {job.aggregation.min_helpers}, but there are {len(helpers)} helpers",
+            remedy="lower aggregation.min_helpers or name more helpers",
+            key="aggregation.min_helpers",
         )
     own = job.privacy.noise == "own"
     colluding = len(helpers) - 1 if own else job.privacy.max_colluding
@@ -241,4 +289,6 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         own_noise=privacy.noise == "own",
         dimension=length,
         units_bound=_units_bound(job, clients),
+        min_helpers=_min_helpers(job, helpers),
+        ring_bits=job.aggregation.ring_bits,
     )

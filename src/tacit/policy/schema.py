@@ -90,7 +90,7 @@ def _from_record(record: Any) -> Schema:
     if not isinstance(record, dict) or set(record) != _KEYS or record["version"] != 1:
         raise ValueError("not a schema record")
     features = tuple(
-        FeatureColumn(_text(item["name"]), float(item["lower"]), float(item["upper"]))
+        FeatureColumn(_text(item["name"]), _bound(item["lower"]), _bound(item["upper"]))
         for item in record["features"]
     )
     schema = Schema(features, _text(record["label"]), tuple(map(_text, record["classes"])))
@@ -109,6 +109,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("not a text")
     return value
+
+
+def _bound(value: Any) -> float:
+    # A JSON integer may be too large for a float, which is no ValueError.
+    return float(_text(value))
 
 
 def schema_difference(ours: Schema, theirs: Schema) -> str:

@@ -7,23 +7,28 @@ equal, 128 further bits decide. All arithmetic is on integers; floats appear now
 
 The time of a draw depends on the noise in two ways that only this machine could observe: the
 position in a 16 KiB table and the rare ties.
+
+Large vectors are drawn by a compiled loop where numba is installed: the same samples, bit for bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import lru_cache
 from math import isqrt
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
 
+from tacit.privacy.kernels import AddDraws, compiled_add_draws
 from tacit.types import Entropy
 
-__all__ = ["MAX_DRAWS", "MAX_VARIANCE", "discrete_gaussian"]
+__all__ = ["MAX_DRAWS", "MAX_VARIANCE", "add_draws", "discrete_gaussian", "noise_blocks"]
 
 MAX_VARIANCE = 2**60
 """Above this a sample would no longer fit anything that Tacit adds up."""
@@ -46,6 +51,10 @@ MIN_SMOOTHING = Fraction(3609, 1000)
 
 PRECISION = Context(prec=90)
 CHUNK = 1 << 15
+ZEROS = memoryview(bytes(4 * CHUNK))
+
+COMPILED_DRAWS = 1 << 19
+"""From so many samples in one call on, two seconds of importing and compiling may pay."""
 
 
 @dataclass(frozen=True)
@@ -83,44 +92,136 @@ def discrete_gaussian(
         whose pmf is within a factor 1 +- ``L * 5e-31`` of N_Z(0, variance), where L <= 5 is the number
         of levels. Checked by ``tests/unit/test_privacy_noise.py::test_table_is_exact``,
         ``::test_levels_keep_the_smoothing_condition``, ``::test_exact_law_of_two_levels``,
-        ``::test_goodness_of_fit`` and ``::test_variance``.
+        ``::test_goodness_of_fit``, ``::test_variance`` and
+        ``::test_the_compiled_loop_gives_the_same_samples``.
 
     Reference:
         docs/design/0003-discrete-gaussian.md, section 5; alias method: Vose 1991; convolution:
         Micciancio and Walter 2017, section 4.
     """
-    if not 0 < variance <= MAX_VARIANCE:
-        raise ValueError(f"the variance must be above 0 and at most {MAX_VARIANCE}")
-    if not 0 <= size <= MAX_DRAWS:
-        raise ValueError(f"the size must lie between 0 and {MAX_DRAWS}")
-    coefficients, base = _levels(Fraction(variance))
-    table = _table(base)
-    stream = Cipher(algorithms.AES256(entropy.draw(32)), modes.CTR(bytes(16))).encryptor()
-    result = np.zeros(size, dtype=np.int64)
-    for start in range(0, size, CHUNK):
-        part = result[start : start + CHUNK]
-        for coefficient in coefficients:
-            part += coefficient * _draw(table, part.size, stream)
+    sampler = _Sampler(variance, size, entropy)
+    result = np.empty(size, dtype=np.int64)
+    sampler.fill(result)
     return result
 
 
-def _draw(table: _Table, size: int, stream: CipherContext) -> NDArray[np.int64]:
-    """``size`` samples from the table, at most ``CHUNK``: one 32-bit word each."""
-    words = np.frombuffer(stream.update(bytes(4 * size)), dtype="<u4")
+def noise_blocks(
+    variance: int | float | Fraction, size: int, entropy: Entropy, block: int = 1 << 18
+) -> Iterator[NDArray[np.int64]]:
+    """The samples of ``discrete_gaussian``, block by block, in the memory of one block.
+
+    Args:
+        variance: As for ``discrete_gaussian``.
+        size: Number of samples in all blocks together.
+        entropy: 32 bytes are drawn, before the first block.
+        block: Samples per block, a multiple of ``CHUNK``; it does not change the samples.
+
+    Yields:
+        int64[block], the last one shorter; each is overwritten by the next.
+
+    Raises:
+        ValueError: An argument is out of range; raised by the call, not by the first block.
+
+    Guarantee:
+        That of ``discrete_gaussian``: the same samples from the same entropy. Checked by
+        ``tests/unit/test_privacy_noise.py::test_blocks_are_the_same_samples``.
+    """
+    if block < 1 or block % CHUNK:
+        raise ValueError(f"a block must be a positive multiple of {CHUNK}")
+    return _blocks(_Sampler(variance, size, entropy), size, block)
+
+
+def _blocks(sampler: _Sampler, size: int, block: int) -> Iterator[NDArray[np.int64]]:
+    scratch = np.empty(min(block, size), dtype=np.int64)
+    for start in range(0, size, block):
+        part = scratch[: min(block, size - start)]
+        sampler.fill(part)
+        yield part
+
+
+class _Sampler:
+    """One keystream and what turns it into samples of one variance."""
+
+    def __init__(self, variance: int | float | Fraction, size: int, entropy: Entropy) -> None:
+        if not 0 < variance <= MAX_VARIANCE:
+            raise ValueError(f"the variance must be above 0 and at most {MAX_VARIANCE}")
+        if not 0 <= size <= MAX_DRAWS:
+            raise ValueError(f"the size must lie between 0 and {MAX_DRAWS}")
+        self._coefficients, base = _levels(Fraction(variance))
+        self._table = _table(base)
+        compiled = compiled_add_draws() if size >= COMPILED_DRAWS else None
+        self._add: AddDraws = add_draws if compiled is None else compiled
+        self._stream = Cipher(algorithms.AES256(entropy.draw(32)), modes.CTR(bytes(16))).encryptor()
+
+    def fill(self, out: NDArray[np.int64]) -> None:
+        """Overwrites ``out`` with the next samples; all calls but the last take whole chunks."""
+        out[...] = 0
+        words: NDArray[np.uint32] = np.empty(min(CHUNK, out.size), dtype="<u4")
+        for start in range(0, out.size, CHUNK):
+            part = out[start : start + CHUNK]
+            for coefficient in self._coefficients:
+                _draw_into(
+                    part, coefficient, self._table, self._stream, words[: part.size], self._add
+                )
+
+
+def _draw_into(
+    total: NDArray[np.int64],
+    coefficient: int,
+    table: _Table,
+    stream: CipherContext,
+    scratch: NDArray[np.uint32],
+    add: AddDraws,
+) -> None:
+    """Adds ``coefficient`` times a sample from the table to each element: one 32-bit word each."""
+    buffer: Any = scratch.view(np.uint8)
+    stream.update_into(ZEROS[: 4 * total.size], buffer)
+    words = scratch.astype(np.uint32, copy=False)
+    if add(words, table.entries, coefficient, total) >= COLUMNS:
+        return
+    difference = words ^ table.entries[words & np.uint32(COLUMNS - 1)]
+    for index in np.flatnonzero(difference < COLUMNS).tolist():
+        word = int(words[index])
+        column = word & (COLUMNS - 1)
+        entry = int(table.entries[column])
+        alias = entry & (COLUMNS - 1)
+        bits = int.from_bytes(stream.update(bytes(TIE_BITS // 8)), "little")
+        right = column if bits < table.ties[column] else alias
+        assumed = column if word < entry else alias
+        total[index] += coefficient * (right - assumed)
+
+
+def add_draws(
+    words: NDArray[np.uint32],
+    entries: NDArray[np.uint32],
+    coefficient: int,
+    total: NDArray[np.int64],
+) -> int:
+    """Adds ``coefficient`` times what each word draws from the table; ties are left to the caller.
+
+    A word keeps its column if it is below the column's entry, and takes the alias otherwise.
+    Comparing whole words compares the upper 20 bits unless these are equal, which is a tie.
+
+    Args:
+        words: uint32[n], uniform.
+        entries: uint32[4096], of a table.
+        coefficient: Factor of every sample.
+        total: int64[n], added to in place.
+
+    Returns:
+        The least ``word ^ entry``: there is a tie if it is below 4096.
+    """
     columns = (words & np.uint32(COLUMNS - 1)).astype(np.intp)
-    entries = table.entries.take(columns, mode="clip")  # never clips; skips the bounds check
-    difference = words ^ entries
-    # Comparing whole words compares the upper 20 bits unless these are equal, which is a tie.
-    keep = words < entries
-    if size and difference.min() < COLUMNS:
-        for index in np.flatnonzero(difference < COLUMNS).tolist():
-            column = int(words[index]) & (COLUMNS - 1)
-            bits = int.from_bytes(stream.update(bytes(TIE_BITS // 8)), "little")
-            keep[index] = bits < table.ties[column]
-    difference *= keep  # words where kept, entries (that is, the alias) elsewhere
-    difference ^= entries
-    difference &= np.uint32(COLUMNS - 1)
-    return difference.astype(np.int64) - REACH
+    met = entries.take(columns, mode="clip")  # never clips; skips the bounds check
+    difference = words ^ met
+    least = int(difference.min())
+    chosen = np.minimum(words, met, out=difference)  # the column where it is kept, else the alias
+    chosen &= np.uint32(COLUMNS - 1)
+    drawn = chosen.astype(np.int64)
+    drawn -= REACH
+    drawn *= coefficient
+    total += drawn
+    return least
 
 
 @lru_cache(maxsize=64)

@@ -10,18 +10,26 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 import rfc8785
 
 from tacit.errors import ConfigError, DecodeError
 from tacit.privacy import accounting, integers, noise, sampling
+from tacit.privacy.rotated import rotated_length, rotation_block
 
 __all__ = ["Plan", "make_plan", "sample_bound"]
 
 Unit = Literal["record", "none"]
 
-RING_BITS = 32
+RING_BITS = (16, 24, 32)
+"""Widths of the ring that a job may choose."""
+
+SATURATION = 6.0
+"""Root mean squares of a rotated block at which its coordinates saturate: a coordinate of random
+signs goes beyond with probability 4e-8 (Hoeffding), wherever in the vector its norm lies."""
+
 MAX_ROUNDS = 2**17
 MAX_HELPERS = 2**7
 """With ``noise.MAX_DRAWS`` these keep a run below 2**52 samples, which the accountant assumes."""
@@ -50,14 +58,22 @@ class Plan:
         sampling_rate: Poisson rate of records in every round.
         expected_records: Public constant; with the rate it makes the constant divisor of the sum.
         noise_multiplier: Guaranteed noise in units of the sensitivity; 0.0 for unit ``none``.
-        helpers: Number m of helpers' operators, each adding one share of noise.
+        helpers: Number m of helpers' operators.
         max_colluding: Number t of helpers whose shares are not counted.
-        ring_bits: Width of the ring of the sum.
+        min_helpers: Fewest helpers present in a round; each of those adds one share of noise.
+        ring_bits: Width b of the ring of the sum: 16, 24 or 32.
         grid: Value of one integer unit.
         units_bound: How many records (or clients) the ring has room for in one sum.
 
     Raises:
-        ConfigError: A value is out of range; names the key.
+        ConfigError: A value is out of range, or a sum could wrap around; names the key.
+
+    Guarantee:
+        No sum of at most ``units_bound`` admissible units, under noise of at most
+        ``coordinate_noise_tail``, leaves ``[-2**(b - 1), 2**(b - 1))`` in any coordinate, whoever of
+        the helpers is present: such a plan cannot be constructed. Checked by
+        ``tests/property/test_privacy_plan.py::test_no_admissible_plan_can_wrap`` and
+        ``::test_one_unit_beyond_is_refused``.
     """
 
     unit: Unit
@@ -69,6 +85,7 @@ class Plan:
     noise_multiplier: float
     helpers: int
     max_colluding: int
+    min_helpers: int
     ring_bits: int
     grid: float
     units_bound: int
@@ -79,6 +96,11 @@ class Plan:
             _check_record(self)
         elif self.noise_multiplier != 0.0:
             raise _refused("noise_multiplier", "unit 'none' has no noise", "set it to 0.0")
+        _check_presence(self)
+        if self.unit == "record":
+            _check_shares(self)
+        if self.coordinate_bound < (1 if self.rotated else self.sensitivity):
+            raise _too_narrow(self)
 
     @property
     def sensitivity(self) -> int:
@@ -86,23 +108,67 @@ class Plan:
         return integers.sensitivity(self.clip_norm, self.grid)
 
     @property
-    def share_variance(self) -> int:
-        """Variance of one helper's discrete Gaussian share: (z D)**2 / (m - t), rounded up."""
-        honest = self.helpers - self.max_colluding
-        if self.unit == "none":
-            return 0
-        target = (Fraction(self.noise_multiplier) * self.sensitivity) ** 2 / honest
-        return -(-target.numerator // target.denominator)
+    def rotated(self) -> bool:
+        """Whether contributions are rotated, saturated and rounded at random: unit none, 16 bits.
+
+        Their rounded norm may exceed the sensitivity, up to ``integers.rounded_norm_bound``.
+        """
+        return self.unit == "none" and self.ring_bits == min(RING_BITS)
+
+    @property
+    def coordinate_bound(self) -> int:
+        """The largest magnitude, in integer units, of one coordinate of one unit's contribution.
+
+        At most the sensitivity. A sum of ``units_bound`` of these and ``coordinate_noise_tail`` is
+        at most ``2**(ring_bits - 1) - 1``. Only where ``rotated`` is it less than the sensitivity.
+        """
+        room = _room(self.ring_bits, self.units_bound, self.coordinate_noise_tail)
+        return min(self.sensitivity, room)
+
+    def share_variance(self, present: int) -> int:
+        """Variance of one helper's discrete Gaussian share: (z D)**2 / (p - t), rounded up.
+
+        Args:
+            present: Number p of helpers present in the round, ``min_helpers`` to ``helpers``.
+
+        Returns:
+            An integer; 0 for unit ``none``.
+
+        Raises:
+            ValueError: ``present`` is out of range: no plan covers such a round.
+        """
+        if not self.min_helpers <= present <= self.helpers:
+            raise ValueError(f"{self.min_helpers} to {self.helpers} helpers must be present")
+        return self._shares()[present - self.min_helpers]
+
+    def total_variance(self, present: int) -> int:
+        """Variance of the noise in a sum that ``present`` helpers answered; see ``share_variance``."""
+        return present * self.share_variance(present)
 
     @property
     def guaranteed_variance(self) -> int:
-        """Variance that stays when ``max_colluding`` helpers subtract their shares."""
-        return (self.helpers - self.max_colluding) * self.share_variance
+        """Variance that stays when ``max_colluding`` helpers subtract their shares, in any round."""
+        return self._variance_against(self.max_colluding)
 
-    @property
-    def total_variance(self) -> int:
-        """Variance of the noise in every released sum."""
-        return self.helpers * self.share_variance
+    def _shares(self) -> tuple[int, ...]:
+        """``share_variance`` of every number of helpers from ``min_helpers`` on."""
+        if self.unit == "none":
+            return (0,) * (self.helpers - self.min_helpers + 1)
+        return _share_variances(
+            self.noise_multiplier,
+            self.sensitivity,
+            self.max_colluding,
+            self.min_helpers,
+            self.helpers,
+        )
+
+    def _variance_against(self, colluding: int) -> int:
+        """The least variance that ``colluding`` helpers cannot subtract, over who is present.
+
+        At most 0 if they may be all helpers of some round.
+        """
+        present = range(self.min_helpers, self.helpers + 1)
+        return min((p - colluding) * v for p, v in zip(present, self._shares(), strict=True))
 
     @property
     def sampling_threshold(self) -> int:
@@ -116,23 +182,32 @@ class Plan:
 
     @property
     def coordinate_noise_tail(self) -> int:
-        """What the noise of one coordinate exceeds with probability 6e-18 at most."""
-        return _tail(self.total_variance)
+        """What the noise of one coordinate exceeds with probability 6e-18 at most, in any round."""
+        return _tail(self._largest_variance())
 
     def aggregate_norm_bound(self, dimension: int) -> float:
         """Largest plausible L2 norm of an aggregate, in integer units.
 
         Args:
-            dimension: Length of the vector.
+            dimension: Length of the vector as it is summed: where ``rotated``, the padded one.
 
         Returns:
-            ``units_bound`` sensitivities plus a noise tail that an honest aggregate of at most
-            ``units_bound`` units exceeds with probability 3e-18 (design note, section 7).
+            ``units_bound`` times the norm of one unit (the sensitivity; where ``rotated``, that of
+            a rounded vector) plus a noise tail that an honest aggregate of at most ``units_bound``
+            units exceeds with probability 3e-18, whoever was present (design note, section 7).
         """
-        signal = float(self.units_bound * self.sensitivity)
+        norm = self.sensitivity
+        if self.rotated:
+            norm = integers.rounded_norm_bound(norm, dimension)
+        signal = float(self.units_bound * norm)
         if self.unit == "none":
             return signal
-        return signal + math.sqrt(self.total_variance) * (math.sqrt(dimension) + TAIL)
+        return signal + math.sqrt(self._largest_variance()) * (math.sqrt(dimension) + TAIL)
+
+    def _largest_variance(self) -> int:
+        """``total_variance`` of the noisiest round that the plan admits."""
+        present = range(self.min_helpers, self.helpers + 1)
+        return max(p * v for p, v in zip(present, self._shares(), strict=True))
 
     def epsilon(self, rounds: int | None = None, colluding: int | None = None) -> float:
         """Epsilon after ``rounds`` releases against ``colluding`` helpers who pool their shares.
@@ -142,16 +217,18 @@ class Plan:
             colluding: ``max_colluding`` by default. A party that is no helper counts as none.
 
         Returns:
-            An upper bound at the plan's delta; infinity for unit ``none`` (unless no round was
-            released) and for ``colluding >= helpers``.
+            An upper bound at the plan's delta, the worst over the number of helpers present in each
+            round; infinity for unit ``none`` (unless no round was released) and for
+            ``colluding >= min_helpers``, who may be all the helpers of a round.
 
         Raises:
             ValueError: A negative count.
 
         Guarantee:
             Monotone in both arguments.
-            Checked by ``tests/unit/test_privacy_plan.py::test_epsilon_grows_with_the_coalition`` and
-            ``::test_epsilon_grows_with_the_rounds``.
+            Checked by ``tests/unit/test_privacy_plan.py::test_epsilon_grows_with_the_coalition``,
+            ``::test_epsilon_grows_with_the_rounds`` and
+            ``::test_epsilon_is_the_worst_over_who_is_present``.
         """
         rounds = self.rounds if rounds is None else rounds
         colluding = self.max_colluding if colluding is None else colluding
@@ -159,11 +236,10 @@ class Plan:
             raise ValueError("rounds and colluding must not be negative")
         if rounds == 0:
             return 0.0
-        if self.unit == "none" or colluding >= self.helpers:
+        if self.unit == "none" or colluding >= self.min_helpers:
             return math.inf
-        variance = (self.helpers - colluding) * self.share_variance
         return accounting.epsilon(
-            noise_ratio=_noise_ratio(variance, self.sensitivity),
+            noise_ratio=_noise_ratio(self._variance_against(colluding), self.sensitivity),
             sampling_rate=sampling.realised_rate(self.sampling_threshold),
             rounds=rounds,
             delta=self.delta,
@@ -196,7 +272,7 @@ class Plan:
         return rfc8785.dumps(self.to_record())
 
 
-def make_plan(  # noqa: PLR0913 - a plan has this many parameters; all are named
+def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are named
     *,
     unit: Unit,
     epsilon: float,
@@ -210,25 +286,26 @@ def make_plan(  # noqa: PLR0913 - a plan has this many parameters; all are named
     own_noise: bool,
     dimension: int,
     units_bound: int | None = None,
+    min_helpers: int | None = None,
+    ring_bits: int = 32,
 ) -> Plan:
     """Chooses the least noise and the finest grid that keep the promise.
 
     The grid is the smallest power of two with which ``units_bound`` units and nine standard
-    deviations of noise fit into the ring. Wrapping around would cost utility, never privacy.
+    deviations of noise, as many as there can be with the fewest helpers present, fit into the ring.
+    For unit ``none`` in 16 bits, where contributions are rotated and saturated, it is the smallest
+    at which only one coordinate in 10**7 saturates. Wrapping around would cost utility, never
+    privacy.
 
     Args:
-        unit: ``record``, or ``none`` for no noise (``epsilon`` is then ignored).
-        epsilon: Of the whole run, against ``max_colluding`` helpers; positive.
-        delta: Of the whole run.
-        clip_norm: See ``Plan``.
-        sampling_rate: See ``Plan``.
-        expected_records: See ``Plan``.
-        rounds: Releases at most.
-        helpers: Number of helpers.
+        unit, delta, clip_norm, sampling_rate, expected_records, rounds, helpers: See ``Plan``.
+        epsilon: Of the whole run, against ``max_colluding`` helpers; ignored for unit ``none``.
         max_colluding: Helpers that may collude; ignored with ``own_noise``.
         own_noise: Every helper adds the full noise: ``max_colluding`` becomes ``helpers - 1``.
-        dimension: Length of the vector.
+        dimension: Length of the vector, before or after a rotation pads it.
         units_bound: Units in one sum; by default the expected sample plus ten of its roots.
+        min_helpers: Fewest helpers present in a round; all of them by default.
+        ring_bits: Width of the ring: 16, 24 or 32.
 
     Raises:
         ConfigError: The settings cannot hold together; names the key.
@@ -250,19 +327,30 @@ def make_plan(  # noqa: PLR0913 - a plan has this many parameters; all are named
         noise_multiplier=1.0 if unit == "record" else 0.0,
         helpers=helpers,
         max_colluding=colluding,
-        ring_bits=RING_BITS,
-        grid=math.ldexp(1.0, math.frexp(clip_norm)[1] - 20) if _positive(clip_norm) else 1.0,
-        units_bound=units_bound or sample_bound(sampling_rate * expected_records),
+        min_helpers=helpers if min_helpers is None else min_helpers,
+        ring_bits=ring_bits,
+        grid=_coarse_grid(clip_norm),
+        units_bound=1,
     )
+    units = units_bound or sample_bound(sampling_rate * expected_records)
     if unit == "none":
-        return _fit_grid(draft, 0.0, dimension)
+        return _fit_grid(draft, 0.0, units, dimension)
+    return _calibrated(draft, epsilon, units, dimension)
+
+
+def _calibrated(draft: Plan, epsilon: float, units: int, dimension: int) -> Plan:
     multiplier = _multiplier(draft, epsilon)
     for _ in range(ATTEMPTS):
-        plan = _fit_grid(draft, multiplier, dimension)
+        plan = _fit_grid(draft, multiplier, units, dimension)
         if plan.epsilon() <= epsilon:
             return plan
         multiplier *= 1.0 + 1e-5  # the accountant's V - 4, or the last bit of the ratio
     raise AssertionError("the plan's noise does not agree with its calibration")
+
+
+def _coarse_grid(clip_norm: float) -> float:
+    """A draft's grid. D is 64 to 127: one such unit fits every width under any share of noise."""
+    return math.ldexp(1.0, math.frexp(clip_norm)[1] - 7) if _positive(clip_norm) else 1.0
 
 
 def sample_bound(mean: float) -> int:
@@ -284,27 +372,61 @@ def _multiplier(draft: Plan, target: float) -> float:
         raise _refused("epsilon", str(error), "raise epsilon or delta") from error
 
 
-def _fit_grid(draft: Plan, multiplier: float, dimension: int) -> Plan:
-    """The draft with the finest power-of-two grid that leaves the headroom."""
-    room = 2 ** (RING_BITS - 1) - 1
-    exponent = math.frexp(draft.clip_norm)[1] - RING_BITS
-    honest = max(draft.helpers - draft.max_colluding, 1)
+def _fit_grid(draft: Plan, multiplier: float, units: int, dimension: int) -> Plan:
+    """The draft with ``units`` and the finest power-of-two grid that leaves the headroom."""
+    exponent = math.frexp(draft.clip_norm)[1] - draft.ring_bits
+    if draft.rotated:
+        exponent -= math.isqrt(dimension).bit_length()
     while True:
         exponent += 1
         grid = math.ldexp(1.0, exponent)
-        if not grid <= GRID_SHARE * draft.clip_norm / math.sqrt(dimension):
-            key = "expected_records" if draft.unit == "record" else "clip_norm"
-            raise _refused(
-                key,
-                "so many units and so much noise do not fit into the ring at a useful precision",
-                "raise epsilon, lower sampling_rate or use a smaller model",
-            )
-        bound = Fraction(draft.clip_norm) // Fraction(grid)
+        bound = int(Fraction(draft.clip_norm) // Fraction(grid))
         if bound > integers.MAX_SENSITIVITY:
             continue
-        variance = draft.helpers * math.ceil((Fraction(multiplier) * bound) ** 2 / honest)
-        if draft.units_bound * bound + _tail(variance) <= room:
-            return dataclasses.replace(draft, noise_multiplier=multiplier, grid=grid)
+        if draft.rotated:
+            room = _room(draft.ring_bits, units, 0)
+            if room < 1:
+                raise _too_narrow(draft)
+            fits = _saturates_rarely(draft.clip_norm, min(room, bound) * grid, dimension)
+            norm = integers.rounded_norm_bound(bound, rotated_length(dimension))
+            fits &= norm <= integers.MAX_SENSITIVITY
+        else:
+            if not grid <= GRID_SHARE * draft.clip_norm / math.sqrt(dimension):
+                raise _too_narrow(draft)
+            shares = (draft.max_colluding, draft.min_helpers, draft.helpers)
+            variances = _share_variances(multiplier, bound, *shares) if multiplier else ()
+            worst = max((p * v for p, v in enumerate(variances, draft.min_helpers)), default=0)
+            fits = _room(draft.ring_bits, units, _tail(worst)) >= bound
+        if fits:
+            return dataclasses.replace(
+                draft, noise_multiplier=multiplier, grid=grid, units_bound=units
+            )
+
+
+def _saturates_rarely(clip_norm: float, largest: float, dimension: int) -> bool:
+    """Whether a rotated coordinate of a vector of norm ``clip_norm`` hardly ever exceeds ``largest``."""
+    block = rotation_block(dimension)
+    return largest >= min(clip_norm, SATURATION * clip_norm / math.sqrt(block))
+
+
+def _room(ring_bits: int, units: int, tail: int) -> int:
+    """The wrap-around bound: what one coordinate of one of ``units`` contributions may be, at most.
+
+    ``units`` of these and the noise stay within ``2**(ring_bits - 1) - 1``; 0 or less if none can.
+    """
+    return ((1 << (ring_bits - 1)) - 1 - tail) // units
+
+
+@lru_cache(maxsize=1024)
+def _share_variances(
+    multiplier: float, bound: int, colluding: int, least: int, most: int
+) -> tuple[int, ...]:
+    """ceil((z D)**2 / (p - t)) for p from ``least`` to ``most`` helpers present, exactly."""
+    target = (Fraction(multiplier) * bound) ** 2
+    return tuple(
+        -(-target.numerator // (target.denominator * (present - colluding)))
+        for present in range(least, most + 1)
+    )
 
 
 def _tail(variance: int) -> int:
@@ -322,12 +444,14 @@ def _check_common(plan: Plan) -> None:
         ("expected_records", plan.expected_records, 1, 2**31),
         ("helpers", plan.helpers, 0, MAX_HELPERS),
         ("max_colluding", plan.max_colluding, 0, MAX_HELPERS),
-        ("ring_bits", plan.ring_bits, RING_BITS, RING_BITS),
-        ("units_bound", plan.units_bound, 1, 2**RING_BITS),
+        ("min_helpers", plan.min_helpers, 0, plan.helpers),
+        ("units_bound", plan.units_bound, 1, 2 ** max(RING_BITS)),
     )
     for key, value, least, most in limits:
         if not least <= value <= most:
             raise _refused(key, f"it must lie between {least} and {most}", "correct it")
+    if plan.ring_bits not in RING_BITS:
+        raise _refused("ring_bits", "it must be 16, 24 or 32", "set it to 32")
     if plan.unit not in ("record", "none"):
         raise _refused("unit", "it must be 'record' or 'none'", "correct it")
     if not accounting.MIN_DELTA <= plan.delta < 1.0:
@@ -358,8 +482,44 @@ def _check_record(plan: Plan) -> None:
         )
     if not 0.0 < plan.noise_multiplier <= 2.0**20:
         raise _refused("noise_multiplier", "it must lie in (0, 2**20]", "raise epsilon")
-    if not MIN_SHARE_VARIANCE <= plan.share_variance <= noise.MAX_VARIANCE:
+
+
+def _check_presence(plan: Plan) -> None:
+    """Every round that may happen has an honest helper, and a masked one more than one helper."""
+    if not plan.helpers:
+        return
+    least = max(2, plan.max_colluding + 1)
+    if plan.unit == "none":
+        # Any two rounds share an honest helper, who answers for one and the same cohort only.
+        least = max(least, (plan.helpers + plan.max_colluding) // 2 + 1)
+    if plan.min_helpers < least:
+        raise _refused(
+            "min_helpers",
+            f"with {plan.min_helpers} helpers present and up to {plan.max_colluding} colluding no "
+            "honest one might be left in a round",
+            f"raise aggregation.min_helpers to {least} or more, or lower privacy.max_colluding",
+        )
+
+
+def _check_shares(plan: Plan) -> None:
+    smallest, largest = plan.share_variance(plan.helpers), plan.share_variance(plan.min_helpers)
+    if not MIN_SHARE_VARIANCE <= smallest <= largest <= noise.MAX_VARIANCE:
         raise _refused("grid", "a noise share's variance is out of range", "use a finer grid")
+
+
+def _too_narrow(plan: Plan) -> ConfigError:
+    """No grid is both fine enough to be of use and coarse enough not to wrap around."""
+    reason = (
+        f"so many units and so much noise do not fit into a ring of {plan.ring_bits} bits at a "
+        "useful precision"
+    )
+    if plan.ring_bits < max(RING_BITS):
+        return _refused(
+            "ring_bits", reason, "set aggregation.ring_bits = 32, or lower sampling_rate"
+        )
+    key = "expected_records" if plan.unit == "record" else "clip_norm"
+    remedy = "raise epsilon, lower sampling_rate or use a smaller model"
+    return _refused(key, reason, remedy)
 
 
 def _value(name: str, kind: str, value: Any) -> Any:

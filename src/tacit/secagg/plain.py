@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from tacit.algebra.ring import Ring, ring_sum
+from tacit.algebra.ring import WIDTHS, Ring, RingVector
 from tacit.errors import LocalProtocolError
 from tacit.types import Digest
 from tacit.wire.codec import Size, encode
@@ -25,30 +25,34 @@ class _Context:
     run: _Hash
     round: Annotated[int, Size(1, 2**32 - 1)]
     model: _Hash
+    bits: Annotated[int, Size(16, 32)]
 
 
-def plain_context(*, run: Digest, round_number: int, model: Digest) -> Digest:
-    """The digest that ties an upload to run, round and model; no helper has a part in it.
+def plain_context(*, run: Digest, round_number: int, model: Digest, bits: int) -> Digest:
+    """The digest that ties an upload to run, round, model and width; no helper has a part in it.
 
     Raises:
         LocalProtocolError: A field is outside its limits.
     """
-    context = _Context(protocol=PROTOCOL, run=run, round=round_number, model=model)
+    if bits not in WIDTHS:
+        raise LocalProtocolError("secagg.bits", f"a ring has 16, 24 or 32 bits, not {bits}")
+    context = _Context(protocol=PROTOCOL, run=run, round=round_number, model=model, bits=bits)
     return Digest(hashlib.sha256(encode(context)).digest())
 
 
-def plain_sum(uploads: Sequence[Ring]) -> Ring:
+def plain_sum(uploads: Sequence[RingVector], ring: Ring) -> RingVector:
     """The sum of the clients' vectors.
 
     Args:
-        uploads: At least one uint32[d].
+        uploads: At least one vector of d elements.
+        ring: Of all vectors.
 
     Returns:
-        uint32[d].
+        d elements.
 
     Raises:
         LocalProtocolError: Nothing to sum.
     """
     if not uploads:
         raise LocalProtocolError("secagg.empty", "a sum needs at least one upload")
-    return ring_sum(uploads, len(uploads[0]))
+    return ring.sum(uploads, len(uploads[0]))

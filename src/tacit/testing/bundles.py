@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tacit.algebra.encoding import decode as decode_fixed
-from tacit.algebra.ring import centred, to_ring
+from tacit.algebra.ring import Ring
 from tacit.evidence import layout
 from tacit.evidence.archive import pack
 from tacit.evidence.bundle import BundleWriter
@@ -52,6 +52,7 @@ LEADER = PartyName("lead")
 SITES = tuple(PartyName(name) for name in ("east", "north", "south", "west"))
 DIMENSION = 3
 ROUNDS = 3
+RING = Ring(32)
 
 Edit = Callable[[PartyName, dict[str, Any]], dict[str, Any] | None]
 
@@ -89,10 +90,11 @@ def _plan(job: JobSpec, helpers: int) -> Plan:
         expected_records=job.privacy.expected_records,
         noise_multiplier=2.0 if private else 0.0,
         helpers=helpers,
+        min_helpers=helpers,
         max_colluding=job.privacy.max_colluding,
         ring_bits=32,
         grid=2.0**-16,
-        units_bound=sample_bound(0.5 * 400) if private else len(SITES),
+        units_bound=sample_bound(job.privacy.sampling_rate * job.privacy.expected_records),
     )
 
 
@@ -160,6 +162,7 @@ class SyntheticRun:
             job=self.job.digest,
             schema=self.schema.digest,
             code=_hash("code"),
+            layout=_hash("layout"),
             roster=self.roster.digest,
             plan=self.plan.canonical(),
             ring_bits=32,
@@ -319,6 +322,7 @@ class SyntheticRun:
             job=self.job.digest,
             model=model,
             plan=self.manifest.plan,
+            bits=self.plan.ring_bits,
             keys=keys,
         )
 
@@ -373,17 +377,18 @@ class SyntheticRun:
             self.writer.add_message(message)
 
     def _close_round(self, number: int, uploads: Sequence[Digest]) -> None:
-        total = to_ring(np.arange(DIMENSION, dtype=np.int64) * 1000 * number - 1000)
+        total = np.arange(DIMENSION, dtype=np.int64) * 1000 * number - 1000
+        data = bytes(RING.to_bytes(RING.from_integers(total)))
         self.log(
             LEADER,
             "leader",
             "aggregate.computed",
             round=number,
             cohort=cohort_digest(uploads).hex(),
-            sum=digest(total.astype("<u4").tobytes()).hex(),
+            sum=digest(data).hex(),
         )
-        self.writer.add_aggregate(number, total)
-        values = decode_fixed(centred(total), self.plan.grid)
+        self.writer.add_aggregate(number, data)
+        values = decode_fixed(total, self.plan.grid)
         self.state = self.rule.step(self.state, values / self.plan.divisor)
         self.closed = number
 

@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 
 from tacit.demo.layout import Place, column, contract, toml, write_keys, write_table
-from tacit.engine.folder import SiteFolder, World
+from tacit.engine.folder import World
 from tacit.engine.local import LocalEngine, Tap
 from tacit.learn.code import LoadedModel, load_model
+from tacit.party.admission import DataSource, SiteSetup
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
-from tacit.party.site import Site, SiteSetup
+from tacit.party.site import Site
 from tacit.party.terms import PROTOCOLS, Terms, choose_helpers, plan_for
 from tacit.party.workload import Workload
-from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
 from tacit.testing.clock import FixedClock
 from tacit.testing.entropy import SeededEntropy
+from tacit.testing.files import Files
 from tacit.testing.sealing import SeededSealing
 from tacit.testing.store import MemoryStore
 from tacit.trust.identity import Identity
-from tacit.trust.roster import Roster
-from tacit.types import Digest, PartyName
+from tacit.types import Digest, PartyName, Sealing
 from tacit.wire.envelope import Address, Channel, Envelope, Received, open_message, sign_message
 from tacit.wire.messages import Manifest, Offer
 
@@ -88,7 +88,7 @@ when { context.private && context.epsilon_milli > 600 };
 
 SITE = """version = 1
 name = "{name}"
-operator = "{name}-clinic"
+operator = "{operator}"
 region = "eu"
 
 [budget]
@@ -113,6 +113,7 @@ def write_small_federation(
     names: Iterable[PartyName] = SITES,
     records: int = RECORDS,
     policy: str = POLICY,
+    operators: Mapping[PartyName, str] | None = None,
 ) -> Path:
     """Writes the federation; returns the path of the job file.
 
@@ -122,13 +123,15 @@ def write_small_federation(
         names: The sites.
         records: Records per site.
         policy: Every site's Cedar policy.
+        operators: Who operates a site, where it is not a clinic of its own.
     """
     folder.mkdir(parents=True)
     names = tuple(names)
+    operator = {name: f"{name}-clinic" for name in names} | dict(operators or {})
     for index, name in enumerate(names):
         site = folder / "sites" / name
         texts = {
-            "site.toml": SITE.format(name=name),
+            "site.toml": SITE.format(name=name, operator=operator[name]),
             "contracts/small.toml": _contract("small", "data/records.csv"),
             "policies/train.cedar": policy,
         }
@@ -139,7 +142,7 @@ def write_small_federation(
     write_table(folder / "evaluation" / "records.csv", _records(2 * RECORDS, len(names)))
     text = _contract("small-evaluation", "records.csv", public=True)
     (folder / "evaluation" / "contract.toml").write_text(text)
-    places = [Place(name, f"{name}-clinic", "eu", "csv") for name in names]
+    places = [Place(name, operator[name], "eu", "csv") for name in names]
     write_keys(folder, "small", places, SeededEntropy("small federation"))
     path = folder / "job.toml"
     path.write_text(_job_text(job or {}))
@@ -191,6 +194,7 @@ class SmallFederation:
         folder: Where ``write_small_federation`` wrote.
         seed: What all entropy follows from.
         clients: Who trains; by default all sites.
+        files: What is in ``folder``, when it was read before.
 
     Attributes:
         offer: The offer of the run; ``terms`` its terms.
@@ -199,19 +203,25 @@ class SmallFederation:
     """
 
     def __init__(
-        self, folder: Path, *, seed: int | str = 0, clients: tuple[PartyName, ...] = ()
+        self,
+        folder: Path,
+        *,
+        seed: int | str = 0,
+        clients: tuple[PartyName, ...] = (),
+        files: Files | None = None,
     ) -> None:
         self.folder = folder
+        self.files = Files.read(folder) if files is None else files
         self.clock = FixedClock()
-        self.roster = Roster.load(folder / "federation.toml")
-        self.job = JobSpec.load(folder / "job.toml")
-        self.schema: Schema = Contract.load(folder / self.job.evaluation.contract).schema()
+        self.roster = self.files.roster
+        self.job = self.files.job
+        self.schema = self.files.schema
         self.workload = Workload.build(self.job, self.load_model(self.job, self.schema))
         names = tuple(member.name for member in self.roster.with_role("client"))
         self._entropy = SeededEntropy(seed)
         self._starts = 0
         self.stores = {name: MemoryStore() for name in (LEADER, *names)}
-        self.folders = {name: SiteFolder.load(folder / "sites" / name) for name in names}
+        self.folders = self.files.folders
         self.offer, self.terms = self._offer(clients or names)
         self.leader = self._coordinator()
         self.sites: dict[PartyName, Site] = {}
@@ -226,8 +236,7 @@ class SmallFederation:
 
     def identity(self, name: PartyName) -> Identity:
         """The key of a party; a test may let it lie."""
-        place = self.folder / LEADER if name == LEADER else self.folder / "sites" / name
-        return Identity.load(place / "keys" / "identity.key")
+        return self.files.identities[name]
 
     def ports(self, name: PartyName) -> Ports:
         """Ports over the party's store, with fresh entropy."""
@@ -238,9 +247,17 @@ class SmallFederation:
             self.roster,
             entropy=source,
             signer=self.identity(name),
-            sealing=SeededSealing(source.fork("sealing")),
+            sealing=self.sealing(source),
             store=self.stores[name],
         )
+
+    def sources(self, name: PartyName) -> Mapping[str, DataSource]:
+        """The data sets of a site."""
+        return self.folders[name].sources
+
+    def sealing(self, source: SeededEntropy) -> Sealing:
+        """The sealing of a party that starts with ``source``."""
+        return SeededSealing(source.fork("sealing"))
 
     def restart(self, name: PartyName) -> None:
         """Kills a party and starts it again: memory is lost, what was committed is not."""
@@ -311,7 +328,10 @@ class SmallFederation:
     def _open(self, name: PartyName) -> None:
         ports, own = self.ports(name), self.folders[name]
         setup = SiteSetup(
-            config=own.config, policy=own.policy, sources=own.sources, load_model=self.load_model
+            config=own.config,
+            policy=own.policy,
+            sources=self.sources(name),
+            load_model=self.load_model,
         )
         self.sites[name] = Site(name, self.roster, ports, setup)
         self.helpers[name] = Helper(name, self.roster, ports)
@@ -329,6 +349,7 @@ class SmallFederation:
             job=job.digest,
             schema=self.schema.digest,
             code=self.workload.model.code,
+            layout=self.workload.layout,
             roster=self.roster.digest,
             plan=plan.canonical(),
             ring_bits=plan.ring_bits,

@@ -83,6 +83,10 @@ class MemoryStore:
         survivor._committed = _copy(self._committed)
         return survivor
 
+    def dump(self) -> list[bytes]:
+        """Every committed value: what a thief finds on the disk."""
+        return [value for space in self._committed.values() for value in space.values()]
+
     def _current(self) -> Spaces:
         return self._committed if self._working is None else self._working
 

@@ -30,6 +30,10 @@ from tacit.types import Entropy
 __all__ = ["Identity", "OsEntropy", "read_private", "verify"]
 
 KEY_FILE_LIMIT = 4096
+FIELD = 2**255 - 19
+ORDER_EIGHT = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+SMALL_ORDER = frozenset({0, 1, FIELD - 1, ORDER_EIGHT, FIELD - ORDER_EIGHT})
+"""The y-coordinates of the points whose order is 1, 2, 4 or 8."""
 
 
 class OsEntropy:
@@ -113,17 +117,30 @@ def verify(public_key: bytes, signature: bytes, message: bytes) -> None:
         message: The signed bytes, which begin with the domain of their kind.
 
     Raises:
-        SignatureError: Anything else; malformed keys and signatures too.
+        SignatureError: Anything else; malformed and weak keys and malformed signatures too.
 
     Guarantee: who does not hold the private half cannot make this return for a message that was not
-    signed. Checked by ``tests/unit/test_trust_identity.py::test_every_change_breaks_the_signature``.
+    signed. Checked by ``tests/unit/test_trust_identity.py::test_every_change_breaks_the_signature``
+    and ``tests/sim/test_malicious.py::test_a_key_under_which_anybody_can_sign_authenticates_nobody``.
     """
     try:
+        if _is_weak(public_key):
+            raise ValueError("weak key")
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError) as error:
         raise SignatureError(
             "trust.signature", "a signature does not match its key and message"
         ) from error
+
+
+def _is_weak(public_key: bytes) -> bool:
+    """Whether a key is of small order, under which anybody can sign, or not in its one encoding.
+
+    Reference: RFC 8032 section 5.1.3; Chalkias, Garillot and Nikolaenko 2020, "Taming the many EdDSAs",
+    section 3 (the libraries behind ``cryptography`` accept both).
+    """
+    y = int.from_bytes(public_key, "little") & (2**255 - 1)
+    return y >= FIELD or y in SMALL_ORDER
 
 
 def read_private(path: Path) -> bytes:

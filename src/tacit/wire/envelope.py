@@ -8,12 +8,9 @@ for a signature over anything else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from tacit.errors import DecodeError
 from tacit.types import Digest, PartyName, Role, Round, Signer
@@ -21,13 +18,15 @@ from tacit.wire.codec import Size, decode, encode
 from tacit.wire.messages import MESSAGES, Hash, Vector
 
 __all__ = [
-    "CHUNK_BYTES",
+    "CHUNK_ELEMENTS",
     "Address",
     "Channel",
     "Envelope",
     "Header",
     "Received",
     "SignedMessage",
+    "check_chunks",
+    "chunk_bytes",
     "digest",
     "join_chunks",
     "open_message",
@@ -37,7 +36,8 @@ __all__ = [
 
 WIRE_VERSION = 1
 DOMAIN = b"tacit message v1\x00"
-CHUNK_BYTES = 1024 * 1024
+CHUNK_ELEMENTS = 2**18
+"""Elements of a chunk, whatever their width: 1 MiB at 32 bits."""
 MAX_MESSAGE = 64 * 1024 * 1024
 KIND_OF = {kind: name for name, kind in MESSAGES.items()}
 
@@ -194,31 +194,59 @@ def open_message(
     return Received(header=header, sender=sender, body=body, raw=bytes(raw), chunks=chunks)
 
 
-def split_chunks(data: bytes, length: int) -> tuple[Vector, tuple[bytes, ...]]:
-    """Cuts the bytes of a vector of ``length`` elements into chunks of ``CHUNK_BYTES``."""
-    chunks = tuple(data[start : start + CHUNK_BYTES] for start in range(0, len(data), CHUNK_BYTES))
+def split_chunks(data: bytes | memoryview, length: int) -> tuple[Vector, tuple[bytes, ...]]:
+    """Cuts the bytes of a vector of ``length`` elements into chunks of ``CHUNK_ELEMENTS``.
+
+    Raises:
+        ValueError: ``data`` is not a whole number of bytes per element.
+    """
+    size = chunk_bytes(len(data), length)
+    chunks = tuple(bytes(data[start : start + size]) for start in range(0, len(data), size))
     return Vector(length=length, digests=tuple(digest(chunk) for chunk in chunks)), chunks
 
 
-def join_chunks(
-    vector: Vector, chunks: tuple[bytes, ...], length: int, dtype: str = "<u4"
-) -> NDArray[Any]:
-    """The array that ``vector`` names, read-only.
+def chunk_bytes(size: int, length: int) -> int:
+    """Bytes of every chunk but the last one of a vector of ``length`` elements and ``size`` bytes.
+
+    Raises:
+        ValueError: Not a whole number of bytes per element.
+    """
+    if length == 0 and size == 0:
+        return CHUNK_ELEMENTS
+    if length == 0 or size % length:
+        raise ValueError("a vector has a whole number of bytes per element")
+    return CHUNK_ELEMENTS * (size // length)
+
+
+def check_chunks(
+    vector: Vector, chunks: Iterable[bytes], length: int, item_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """The chunks that ``vector`` names, one after the other, each with its first element's index.
 
     Args:
         vector: The signed description.
-        chunks: What followed the message.
+        chunks: What followed the message; read one at a time.
         length: The number of elements that the receiver expects.
-        dtype: Little-endian element type.
+        item_bytes: Bytes per element.
 
     Raises:
         DecodeError: Wrong length, number of chunks, chunk size or digest.
     """
-    if vector.length != length or len(chunks) != len(vector.digests):
+    if vector.length != length or len(vector.digests) != -(-length // CHUNK_ELEMENTS):
         raise DecodeError("wire.chunks", "a vector has the wrong length or number of chunks")
-    if any(digest(chunk) != known for chunk, known in zip(chunks, vector.digests, strict=True)):
-        raise DecodeError("wire.chunk-digest", "a chunk does not match its signed digest")
-    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if len(data) != length * np.dtype(dtype).itemsize:
-        raise DecodeError("wire.chunks", "a vector has the wrong size in bytes")
-    return np.frombuffer(data, dtype=dtype)
+    arrived = iter(chunks)
+    for index, known in enumerate(vector.digests):
+        chunk, start = next(arrived, None), index * CHUNK_ELEMENTS
+        if chunk is None or len(chunk) != min(CHUNK_ELEMENTS, length - start) * item_bytes:
+            raise DecodeError("wire.chunks", "a chunk is missing or has the wrong size in bytes")
+        if digest(chunk) != known:
+            raise DecodeError("wire.chunk-digest", "a chunk does not match its signed digest")
+        yield start, chunk
+    if next(arrived, None) is not None:
+        raise DecodeError("wire.chunks", "a vector has the wrong length or number of chunks")
+
+
+def join_chunks(vector: Vector, chunks: Iterable[bytes], length: int, item_bytes: int) -> bytes:
+    """The bytes of the vector that ``vector`` names; see ``check_chunks``."""
+    checked = [chunk for _, chunk in check_chunks(vector, chunks, length, item_bytes)]
+    return checked[0] if len(checked) == 1 else b"".join(checked)

@@ -15,9 +15,14 @@ __all__ = [
     "MESSAGES",
     "Accept",
     "Aggregate",
+    "CatchUp",
+    "CatchUpRequest",
     "CohortMember",
     "Finish",
     "HelperKey",
+    "Kept",
+    "KeptRequest",
+    "KeyRequest",
     "Manifest",
     "MaskRequest",
     "MaskSum",
@@ -62,6 +67,7 @@ class Manifest:
     job: Hash
     schema: Hash
     code: Hash
+    layout: Hash
     roster: Hash
     plan: Annotated[bytes, Size(2, 16_384)]
     ring_bits: Annotated[int, Size(16, 32)]
@@ -103,6 +109,13 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """Leader -> helper: asks for a key of the round in the header, and says why."""
+
+    reason: Code
+
+
+@dataclass(frozen=True, slots=True)
 class HelperKey:
     """Helper -> leader: a fresh sealing key for the round in the header."""
 
@@ -119,9 +132,14 @@ class CohortMember:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """The result of a round: who is in it, what every helper signed, and the vector that follows."""
+    """The result of a round: who is in it, what every helper signed, and the vector that follows.
+
+    ``keys`` are the signed ``HelperKey`` of every helper present: with the model they give the context
+    that every upload and every answer of the round must name.
+    """
 
     round: Count
+    keys: Annotated[tuple[Signed, ...], Size(0, MAX_HELPERS)]
     cohort: Annotated[tuple[CohortMember, ...], Size(1, MAX_PARTIES)]
     answers: Annotated[tuple[Signed, ...], Size(0, MAX_HELPERS)]
     vector: Vector
@@ -162,8 +180,10 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class MaskRequest:
-    """Leader -> helper: the signed upload messages of the cohort."""
+    """Leader -> helper: the signed upload messages of the cohort, and what their context follows from."""
 
+    model: Hash
+    keys: Annotated[tuple[Signed, ...], Size(1, MAX_HELPERS)]
     uploads: Annotated[tuple[Signed, ...], Size(1, MAX_PARTIES)]
 
 
@@ -177,8 +197,48 @@ class MaskSum:
 
 
 @dataclass(frozen=True, slots=True)
+class CatchUpRequest:
+    """Client -> leader: cannot follow the round in the header; the last aggregate that it applied."""
+
+    applied: Count
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Leader -> client: the server state on which a round was trained, with its proof.
+
+    The proof is the signed uploads of the round's cohort: their context follows from the state's
+    digest, so that a client need not believe the leader. The bytes of the state follow in chunks, then
+    the vector of the aggregate.
+    """
+
+    uploads: Annotated[tuple[Signed, ...], Size(1, MAX_PARTIES)]
+    aggregate: Aggregate
+    state: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRequest:
+    """Client -> leader: asks for one vector of the aggregate of the round in the header.
+
+    ``index`` counts the cohort first, in its order, then the answers; ``key`` is a one-time sealing key.
+    """
+
+    index: Annotated[int, Size(0, MAX_PARTIES + MAX_HELPERS)]
+    key: SealingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Leader -> client: a kept upload or answer; its vector follows, each chunk sealed to the asker."""
+
+    index: Annotated[int, Size(0, MAX_PARTIES + MAX_HELPERS)]
+    message: Signed
+
+
+@dataclass(frozen=True, slots=True)
 class RoundAbort:
-    """Leader -> all: the round ends without a result."""
+    """Leader -> client: the round ends without a result."""
 
     code: Code
 
@@ -204,11 +264,16 @@ MESSAGES: dict[str, type] = {
     "offer": Offer,
     "accept": Accept,
     "refusal": Refusal,
+    "key-request": KeyRequest,
     "helper-key": HelperKey,
     "round-start": RoundStart,
     "upload": Upload,
     "mask-request": MaskRequest,
     "mask-sum": MaskSum,
+    "catch-up-request": CatchUpRequest,
+    "catch-up": CatchUp,
+    "kept-request": KeptRequest,
+    "kept": Kept,
     "round-abort": RoundAbort,
     "finish": Finish,
     "record": Record,

@@ -1,0 +1,306 @@
+"""Admission: what a site checks before it takes part in a run, and again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tacit.connect import Receipt, SanitisedBatch
+from tacit.errors import (
+    BudgetExhausted,
+    ConfigError,
+    PolicyDenied,
+    RemoteProtocolError,
+)
+from tacit.learn.code import LoadedModel
+from tacit.party.base import Party
+from tacit.party.config import SiteConfig
+from tacit.party.job import JobSpec
+from tacit.party.price import policy_request
+from tacit.party.terms import Terms
+from tacit.party.workload import Workload
+from tacit.policy.cedar import Decision, Policy, Request
+from tacit.policy.contract import Contract
+from tacit.policy.schema import Schema, schema_difference
+from tacit.privacy.budget import Budget
+from tacit.types import Digest, Milliseconds, PartyName
+
+__all__ = ["Admission", "DataSource", "Examination", "SiteSetup"]
+
+
+class DataSource(Protocol):
+    """One data set of a site: its contract, and the only way to its rows."""
+
+    @property
+    def contract(self) -> Contract:
+        """What the data set is and what may leave it."""
+        ...
+
+    def read(self) -> SanitisedBatch:
+        """All rows, redacted and checked.
+
+        Raises:
+            ConfigError: Names file, row and column of what the contract does not allow.
+        """
+        ...
+
+
+MIN_HONEST = 2
+"""Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSetup:
+    """What a site operator brings: configuration, policy, data sets and approved code."""
+
+    config: SiteConfig
+    policy: Policy
+    sources: Mapping[str, DataSource]
+    load_model: Callable[[JobSpec, Schema, Digest], LoadedModel]
+    code_pinned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a site would say to an offer, for its operator."""
+
+    decision: Decision
+    receipt: Receipt
+
+
+class Admission:
+    """Decides whether a site takes part in a run: limits, policy, code, budget, in this order.
+
+    Args:
+        party: The site.
+        setup: What its operator brings.
+        budget: Its lifetime budget.
+    """
+
+    def __init__(self, party: Party, setup: SiteSetup, budget: Budget) -> None:
+        self._party = party
+        self._setup = setup
+        self._budget = budget
+
+    def check_limits(self, terms: Terms) -> None:
+        """``[limits]`` of ``site.toml``, before anything else is looked at.
+
+        Raises:
+            RemoteProtocolError: The site is no client of the run.
+            PolicyDenied: A limit does not allow the run; names it.
+        """
+        limits = self._setup.config.limits
+        name = self._party.address.party
+        if name not in terms.clients:
+            raise RemoteProtocolError("offer.client", f"{name} is not a client of this run")
+        if limits.resum != "never" and not terms.job.aggregation.audit_rounds:
+            raise PolicyDenied(
+                "limits.resum",
+                f"the leader would keep no uploads, and site {name} adds them up again",
+                remedy="set aggregation.audit_rounds = 1 in the job, or limits.resum = 'never' in "
+                "site.toml",
+            )
+        if not terms.masked:
+            return  # Only the policy can permit the baseline.
+        self.check_helpers(terms.helpers, terms)
+        if (
+            terms.plan.unit == "none"
+            and terms.manifest.min_cohort - limits.max_colluding_helpers < MIN_HONEST
+        ):
+            raise PolicyDenied(
+                "limits.cohort",
+                f"sums of {terms.manifest.min_cohort} without noise are too small for site {name}, "
+                f"which expects up to {limits.max_colluding_helpers} to collude",
+                remedy="raise aggregation.min_cohort in the job",
+            )
+        plan = terms.plan
+        if (
+            plan.unit == "none"
+            and plan.min_helpers < plan.helpers
+            and 2 * plan.min_helpers - plan.helpers <= limits.max_colluding_helpers
+        ):
+            raise PolicyDenied(
+                "limits.helper-overlap",
+                "without noise two rounds must share an honest helper, who answers for one cohort "
+                f"only; site {name} expects up to {limits.max_colluding_helpers} to collude",
+                remedy="raise aggregation.min_helpers in the job, or leave it out",
+            )
+        if terms.plan.unit != "none" and terms.plan.max_colluding < limits.max_colluding_helpers:
+            raise PolicyDenied(
+                "limits.noise-margin",
+                f"the run's noise allows for {terms.plan.max_colluding} colluding helper(s), site "
+                f"{name} expects up to {limits.max_colluding_helpers}",
+                remedy="raise privacy.max_colluding in the job, or set privacy.noise = 'own'",
+            )
+
+    def check_helpers(self, present: Sequence[PartyName], terms: Terms) -> None:
+        """Whether these helpers suffice for this site: of the whole run, and of every round.
+
+        Raises:
+            PolicyDenied: One that the site insists on is missing, or there are too few.
+        """
+        limits, name = self._setup.config.limits, self._party.address.party
+        if not terms.masked:
+            return
+        if limits.require_own_helper and name not in present:
+            raise PolicyDenied(
+                "limits.own-helper",
+                f"site {name} takes part only where it is a helper itself",
+                remedy="add it to aggregation.helpers, or set limits.require_own_helper = false "
+                "in site.toml",
+            )
+        missing = sorted(set(limits.required_helpers) - set(present))
+        if missing:
+            raise PolicyDenied(
+                "limits.required-helpers",
+                f"site {name} takes part only with helper {missing[0]}",
+                remedy="name it in aggregation.helpers and see that it runs, or correct "
+                "limits.required_helpers in site.toml",
+            )
+        if len(self._party.roster.operators(present)) <= limits.max_colluding_helpers:
+            raise PolicyDenied(
+                "limits.colluding-helpers",
+                f"{len(present)} helpers cannot outnumber the "
+                f"{limits.max_colluding_helpers} that site {name} expects to collude",
+                remedy="name more helpers in aggregation.helpers",
+            )
+
+    def source(self, terms: Terms) -> DataSource:
+        """The data set that the job asks for.
+
+        Raises:
+            ConfigError: The site has none of that name.
+        """
+        wanted = terms.job.data.contract
+        source = self._setup.sources.get(wanted)
+        if source is None:
+            offered = ", ".join(sorted(self._setup.sources)) or "none"
+            raise ConfigError(
+                "site.contract",
+                f"site {self._party.address.party} has no contract named '{wanted}' "
+                f"(it has: {offered})",
+                remedy="correct data.contract in the job, or add the contract at the site",
+                key="data.contract",
+            )
+        return source
+
+    def workload(self, terms: Terms, contract: Contract) -> Workload:
+        """The computation of the run, from the site's own copy of the model code.
+
+        Raises:
+            ConfigError: The contract's public schema is not the run's.
+            PolicyDenied: The site holds other code, or the code makes another model.
+        """
+        difference = schema_difference(contract.schema(), terms.schema)
+        if difference:
+            raise ConfigError(
+                "site.schema",
+                f"contract '{contract.name}' of site {self._party.address.party} (here) differs "
+                f"from the run's public schema (there): {difference}",
+                remedy="agree on one schema: every site and the evaluation set must share it",
+            )
+        code = Digest(terms.manifest.code)
+        model = self._setup.load_model(terms.job, terms.schema, code)
+        if model.code != terms.manifest.code:
+            raise PolicyDenied(
+                "site.code",
+                f"site {self._party.address.party} holds other model code than the run names",
+                remedy="every site must review and install the same model file",
+            )
+        workload = Workload.build(terms.job, model)
+        same_size = workload.dimension == terms.manifest.dimension
+        if workload.layout != terms.manifest.layout or not same_size:
+            raise PolicyDenied(
+                "site.layout",
+                f"the model of site {self._party.address.party} has other tensors or other "
+                "constants than the run names",
+                remedy="every site must use the same versions of the model's libraries",
+            )
+        return workload
+
+    def _request(self, terms: Terms, contract: Contract) -> Request:
+        setup = self._setup
+        return policy_request(
+            terms,
+            self._party.roster,
+            site=setup.config,
+            contract=contract,
+            pinned=setup.code_pinned,
+        )
+
+    def decide(self, terms: Terms, contract: Contract, now: Milliseconds) -> None:
+        """Asks the policy, and records what it says.
+
+        Raises:
+            PolicyDenied: It says no.
+        """
+        request = self._request(terms, contract)
+        decision = self._setup.policy.decide(request)
+        with self._party.ports.store.transaction():
+            self._party.log(
+                terms,
+                now,
+                "policy.decided",
+                policy=self._setup.policy.digest.hex(),
+                contract=contract.digest.hex(),
+                allowed=decision.allowed,
+                rules=list(decision.rules),
+                epsilon_milli=str(request.epsilon_milli),
+            )
+        decision.require()
+
+    def _require_budget(self, terms: Terms) -> None:
+        """Refuses a run without differential privacy, unless the operator allows such runs."""
+        if terms.plan.unit != "none" or self._setup.config.budget.allow_without_dp:
+            return
+        spent = self._budget.spent()
+        raise BudgetExhausted(
+            "budget.without-dp",
+            "the run has no differential privacy, its epsilon is infinite; the lifetime limit of "
+            f"site {self._party.address.party} is {spent.epsilon_limit}",
+            remedy="set privacy.unit = 'record' in the job, or, for public data only, "
+            "budget.allow_without_dp = true in site.toml",
+            spent=str(spent.epsilon),
+            limit=str(spent.epsilon_limit),
+        )
+
+    def reserve(self, terms: Terms, now: Milliseconds) -> None:
+        """Reserves the budget of the whole plan, and records it.
+
+        Raises:
+            BudgetExhausted: It does not suffice, or the run has no differential privacy.
+        """
+        self._require_budget(terms)
+        if terms.plan.unit == "none":
+            return
+        epsilon = terms.plan.epsilon()
+        with self._party.ports.store.transaction():
+            self._budget.reserve(terms.run_id, epsilon, terms.plan.delta)
+            self._party.log(
+                terms,
+                now,
+                "budget.reserved",
+                epsilon=repr(epsilon),
+                delta=repr(terms.plan.delta),
+            )
+
+    def examine(self, terms: Terms) -> Examination:
+        """What this site would answer to an offer; nothing is recorded, reserved or sent.
+
+        Raises:
+            ConfigError, RemoteProtocolError: Contract, schema, code or data do not fit.
+            PolicyDenied: The policy, or the limits in ``site.toml``, do not allow it.
+            BudgetExhausted: The budget does not cover it.
+        """
+        self.check_limits(terms)
+        source = self.source(terms)
+        decision = self._setup.policy.decide(self._request(terms, source.contract))
+        decision.require()
+        built = self.workload(terms, source.contract)
+        self._require_budget(terms)
+        if terms.plan.unit != "none":
+            self._budget.check(terms.plan.epsilon(), terms.plan.delta)
+        batch = source.read()
+        built.prepare(batch)
+        return Examination(decision=decision, receipt=batch.receipt)

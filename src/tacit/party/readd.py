@@ -1,0 +1,149 @@
+"""Adding up again: a site checks that an aggregate is the sum of what its cohort uploaded.
+
+It fetches every kept upload and answer, one at a time, and compares their sum with the vector that the
+leader published. The leader learns that a site looks only after it has published.
+"""
+
+from __future__ import annotations
+
+from tacit.errors import DecodeError, RemoteProtocolError
+from tacit.party.base import Party
+from tacit.party.contribute import chunk_info
+from tacit.party.terms import Terms
+from tacit.secagg.masked import RunningSum
+from tacit.types import Digest, Opener
+from tacit.wire.envelope import Envelope, Received, check_chunks, digest, split_chunks
+from tacit.wire.messages import Aggregate, Kept, KeptRequest, MaskSum, Upload
+
+__all__ = ["Readd", "part_of"]
+
+
+class Readd:
+    """One aggregate, added up in the memory of one vector.
+
+    Args:
+        party: The site.
+        terms: The run.
+        start: The start of the round that waits for the result.
+        aggregate: What is added up again.
+        context: What every upload and every answer behind it must name.
+
+    Guarantee: against a malicious leader and any helpers: ``exact`` is true only if the published
+    vector is the sum of uploads that the clients of its cohort signed, minus the answers that its
+    helpers signed. Checked by
+    ``tests/unit/test_party_readd.py::test_a_leader_that_publishes_another_sum_is_convicted``.
+    """
+
+    def __init__(
+        self, party: Party, terms: Terms, start: Received, aggregate: Aggregate, context: Digest
+    ) -> None:
+        self.start = start
+        self.aggregate = aggregate
+        self._context = context
+        self._party = party
+        self._terms = terms
+        self._opener: Opener = party.ports.sealing.generate()
+        self._next = 0
+        self._sum = RunningSum(terms.ring, terms.manifest.length)
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything was fetched and the sum is the published one."""
+        if self._next < self._count:
+            return False
+        vector, _ = split_chunks(self._sum.to_bytes(), self._terms.manifest.length)
+        return vector == self.aggregate.vector
+
+    @property
+    def _count(self) -> int:
+        return len(self.aggregate.cohort) + len(self.aggregate.answers)
+
+    def request(self) -> Envelope:
+        """Asks for the next vector; asking again gives the same answer."""
+        body = KeptRequest(index=self._next, key=self._opener.public_key)
+        return self._party.send(
+            self._terms,
+            self._party.leader(self._terms),
+            body,
+            round_number=self.aggregate.round,
+        )
+
+    def expects(self, message: Received) -> bool:
+        """Whether a message is the answer to the last request."""
+        return message.round == self.aggregate.round and message.body.index == self._next
+
+    def take(self, message: Received) -> bool:
+        """Adds one vector; true when it was the last one.
+
+        Raises:
+            DecodeError: A chunk does not open, or is not what its owner signed.
+            RemoteProtocolError: It is not the message that the aggregate names.
+        """
+        body: Kept = message.body
+        upload = self._next < len(self.aggregate.cohort)
+        owner = open_part(self._party, self._terms, self.aggregate, (self._next, body.message))
+        if owner.body.context != self._context:
+            raise RemoteProtocolError(
+                "readd.context",
+                f"{owner.sender} signed for another context than the aggregate's",
+                party=self._terms.manifest.leader,
+            )
+        length, ring = self._terms.manifest.length, self._terms.ring
+        opened = (
+            self._opener.open(chunk, chunk_info(owner.digest, index))
+            for index, chunk in enumerate(message.chunks)
+        )
+        # A wrong chunk ends the whole check, so that a sum of half a vector is never looked at.
+        apply = self._sum.add_chunk if upload else self._sum.subtract_chunk
+        for start, chunk in check_chunks(owner.body.vector, opened, length, ring.item_bytes):
+            apply(start, chunk)
+        self._next += 1
+        if self._next < self._count:
+            return False
+        self._opener.erase()
+        return True
+
+
+def open_part(
+    party: Party, terms: Terms, aggregate: Aggregate, part: tuple[int, bytes]
+) -> Received:
+    """One signed message behind an aggregate: what it names, of whom it names, of its round.
+
+    Args:
+        party: Who checks.
+        terms: The run.
+        aggregate: The aggregate.
+        part: Index (uploads first, then answers) and signed message.
+
+    Raises:
+        DecodeError, SignatureError: Not a message, or there is no such part.
+        RemoteProtocolError: Another message, sender or round than the aggregate names.
+    """
+    index, raw = part
+    upload = index < len(aggregate.cohort)
+    owner = party.open_signed(
+        raw, terms, Upload if upload else MaskSum, "client" if upload else "helper"
+    )
+    named = not upload or owner.sender.party == aggregate.cohort[index].client
+    same = owner.digest == part_of(aggregate, index) and owner.round == aggregate.round
+    if not (named and same):
+        raise RemoteProtocolError(
+            "readd.message",
+            f"the leader kept another message of {owner.sender} than the aggregate names",
+            party=terms.manifest.leader,
+        )
+    return owner
+
+
+def part_of(aggregate: Aggregate, index: int) -> Digest:
+    """The digest of the signed message behind one vector of an aggregate: uploads, then answers.
+
+    Raises:
+        DecodeError: There is no such vector.
+    """
+    uploads = len(aggregate.cohort)
+    if index < uploads:
+        return Digest(aggregate.cohort[index].upload)
+    if index - uploads < len(aggregate.answers):
+        return digest(aggregate.answers[index - uploads])
+    raise DecodeError("readd.index", "the aggregate has no such vector")
