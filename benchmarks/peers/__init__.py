@@ -1,0 +1,1 @@
+"""Other systems, measured through their own functions in environments of their own."""

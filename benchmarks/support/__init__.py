@@ -1,0 +1,1 @@
+"""What the benchmarks share: timing, rows and their targets, description of the machine."""
