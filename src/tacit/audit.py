@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tacit.engine.folder import World, coordinator_ports
-from tacit.errors import ConfigError
+from tacit.errors import ConfigError, LocalProtocolError, TacitError
+from tacit.evidence.records import read_log
+from tacit.ledger.log import log_origin
+from tacit.ledger.note import open_checkpoint
 from tacit.party.base import Party
 from tacit.party.context import helper_keys, upload_context
 from tacit.party.kept import KeptRounds, Verdict, add_up
@@ -16,8 +20,8 @@ from tacit.party.terms import Terms
 from tacit.party.transcript import Transcript
 from tacit.session import RunPlace
 from tacit.show import console, plain, table
-from tacit.types import Digest
-from tacit.wire.envelope import Address
+from tacit.types import Digest, PartyName
+from tacit.wire.envelope import Address, Received
 
 __all__ = ["Audit", "audit_run", "show_audit"]
 
@@ -65,11 +69,12 @@ def audit_run(folder: Path, *, forget: bool = False) -> Audit:
         ConfigError: Not the folder of a run, or nothing of it is kept.
         LedgerError: The leader's log was tampered with.
 
-    Guarantee: against a leader that changed its sum or its store after the fact, and helpers that
-    signed for another cohort or context: named. A wrong number inside a correctly signed answer or
-    upload cannot be attributed. Checked by
+    Guarantee: named are a leader whose sum is not that of what it keeps, or whose store does not fit
+    together, and a helper or client that signed another answer or upload than its own log tells of.
+    Wrong numbers inside a correctly signed answer or upload cannot be attributed. Checked by
     ``tests/unit/test_party_readd.py::test_an_audit_names_a_leader_that_published_another_sum`` and
-    ``tests/e2e/test_audit.py::test_a_changed_store_is_found``.
+    ``tests/e2e/test_audit.py::test_a_changed_store_is_found`` and
+    ``::test_a_helper_that_signed_two_answers_is_named``.
     """
     place = RunPlace.read(folder)
     roster, leader = place.roster()
@@ -81,7 +86,7 @@ def audit_run(folder: Path, *, forget: bool = False) -> Audit:
         raise ConfigError(
             "audit.nothing-kept",
             f"the coordinator keeps no round of run {terms.run_id[:12]}",
-            remedy="set aggregation.audit_rounds to 1 or more in the job; what was forgotten is gone",
+            remedy="what 'tacit audit --forget' dropped is gone; a job with audit_rounds = 0 keeps none",
         )
     transcript = Transcript(party.state(terms.run_id))
     verdicts = [_check(party, terms, kept, transcript, number) for number in kept.rounds]
@@ -98,7 +103,43 @@ def _check(
     aggregate = transcript.aggregate(number)
     keys = helper_keys(party, terms, number, aggregate.keys)
     context = upload_context(terms, number, _model_of(party, terms, number), keys)
-    return add_up(kept, aggregate, context)
+    verdict = add_up(kept, aggregate, context)
+    signed = [party.open_copy(raw) for raw in aggregate.answers]
+    uploads = [
+        party.open_copy(transcript.get_round(number, f"upload-{member.client}.msg"))
+        for member in aggregate.cohort
+    ]
+    more = [
+        culprit
+        for message in (*uploads, *signed)
+        for culprit in _against_own_log(party, terms, transcript, message)
+    ]
+    return dataclasses.replace(verdict, culprits=(*verdict.culprits, *more))
+
+
+def _against_own_log(
+    party: Party, terms: Terms, transcript: Transcript, message: Received
+) -> list[tuple[PartyName, str]]:
+    """Whether a party's own signed log tells of the message that it signed, and of no other."""
+    name = message.sender.party
+    try:
+        events, note = transcript.get(f"log-{name}"), transcript.get(f"checkpoint-{name}")
+    except LocalProtocolError:
+        return []  # The logs come when the run ends.
+    origin = log_origin(party.roster.federation, name)
+    try:
+        opened = open_checkpoint(note, {origin: party.roster.member(name).key})
+        log = read_log(name, terms.run_id, events, opened)
+    except TacitError as error:
+        return [(party.address.party, f"keeps a damaged log of {name}: {error.message}")]
+    kind, field = {
+        "client": ("upload.sent", "upload"),
+        "helper": ("mask-sum.answered", "answer"),
+    }[message.sender.role]
+    told = [event.fields.get(field) for event in log.in_round(kind, message.round)]
+    if told == [message.digest.hex()]:
+        return []
+    return [(name, f"signed another {field} in round {message.round} than its own log tells of")]
 
 
 def _model_of(party: Party, terms: Terms, number: int) -> Digest:

@@ -87,10 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         "--release", metavar="RUN", help="free what a run reserved that never sent anything"
     )
 
-    audit = _command(commands, "audit", _audit, "add up the rounds that the coordinator keeps")
+    audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
     audit.add_argument(
-        "--forget", action="store_true", help="drop the kept vectors afterwards, to free space"
+        "--forget",
+        action="store_true",
+        help="drop the kept vectors afterwards: frees space, ends auditing",
     )
     return parser
 

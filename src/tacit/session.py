@@ -73,6 +73,8 @@ class Outcome:
     spent: dict[str, float]
     traffic: Traffic
     failure: TacitError | None = None
+    own_models: dict[str, Path] = field(default_factory=dict)
+    """Of sites with local layers: the whole model, in the site's own folder."""
 
     @property
     def bundle(self) -> Path:
@@ -102,6 +104,7 @@ class Outcome:
             "spent": {site: repr(value) for site, value in self.spent.items()},
             "bytes_sent": dict(self.traffic.sent),
             "bytes_received": dict(self.traffic.received),
+            "own_models": {site: str(path) for site, path in self.own_models.items()},
             "failure": self.failure.diagnostics() if self.failure is not None else None,
         }
 
@@ -339,9 +342,9 @@ class Session:
         model = self._released()
         if model is not None:
             write_atomic(outcome.model, model)
+        self._write_own_models(outcome)
         write_atomic(self.folder / "result.json", rfc8785.dumps(outcome.record()))
         self._write_bundle(outcome, model)
-        self._write_own_models(outcome)
         return outcome
 
     def _write_own_models(self, outcome: Outcome) -> None:
@@ -351,8 +354,9 @@ class Session:
             if theta is not None and place is not None:
                 folder = place / "models"
                 folder.mkdir(mode=0o700, exist_ok=True)
-                data = _tensors(theta, outcome.run_id)
-                write_atomic(folder / f"{outcome.folder.name}.safetensors", data)
+                path = folder / f"{outcome.run_id[:RUN_NAME_DIGITS]}.safetensors"
+                write_atomic(path, _tensors(theta, outcome.run_id))
+                outcome.own_models[name] = path
 
     def _released(self) -> bytes | None:
         state = self.coordinator.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -104,18 +105,31 @@ def _plain_line(at: Progress, label: str) -> None:
 
 
 def _metrics(at: Progress) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in at.metrics.items() if name != "loss")
+    shown = _with_deviations(at.metrics)
+    return "  ".join(f"{name} {text}" for name, text in shown if name != "loss")
+
+
+def _with_deviations(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """Metrics as text; one with noise in it together with the standard deviation of that noise."""
+    shown = []
+    for name, value in metrics.items():
+        deviation = metrics.get(f"{name}_std", 0.0)
+        if not name.endswith("_std"):
+            shown.append((name, f"{value:.4f}" + (f" ± {deviation:.4f}" if deviation else "")))
+    return shown
 
 
 def _is_number(text: str) -> bool:
-    return bool(text) and text[0] in "0123456789.-+" and text[-1] in "0123456789.%"
+    return text == "inf" or (
+        bool(text) and text[0] in "0123456789.-+" and text[-1] in "0123456789.%"
+    )
 
 
 def show_run(outcome: Outcome) -> None:
     """The result of a run for people."""
     out = console()
     status = "complete" if outcome.complete else "PARTIAL"
-    metrics = [(name, f"{value:.4f}") for name, value in outcome.metrics.items()]
+    metrics = _with_deviations(outcome.metrics)
     rows = [("status", status), ("rounds with a result", str(outcome.rounds)), *metrics]
     if outcome.epsilon is not None:
         rows.append(("epsilon (planned coalition)", f"{outcome.epsilon:.4f}"))
@@ -124,6 +138,12 @@ def show_run(outcome: Outcome) -> None:
     out.print(table(f"Run {outcome.run_id[:12]}", ("what", "value"), rows))
     if outcome.coalitions:
         out.print(coalition_table(outcome))
+        if math.inf in outcome.coalitions:
+            out.print("inf: with aggregation.min_helpers so many may be all the helpers of a round")
+    if outcome.own_models:
+        places = ", ".join(str(path) for path in outcome.own_models.values())
+        out.print(plain(f"with its own local layers, every site has its own model: {places}"))
+        out.print(plain("the metrics above are of the shared layers with untrained local ones"))
     trust = outcome.folder / "trust.json"
     out.print(plain(f"verify it: tacit verify {outcome.bundle} --trust {trust}"))
 

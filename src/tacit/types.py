@@ -125,6 +125,6 @@ class Store(Protocol):
         """Removes one value, if present."""
         ...
 
-    def items(self, space: str) -> Iterator[tuple[str, bytes]]:
-        """All pairs of a space in key order."""
+    def items(self, space: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """The pairs of a space whose key begins with ``prefix``, in key order."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 
@@ -10,6 +11,11 @@ import pytest
 from tacit.api import Job, train
 from tacit.cli import main
 from tacit.testing.federation import LEADER, write_small_federation
+from tacit.trust.identity import Identity
+from tacit.trust.roster import Roster
+from tacit.wire.codec import decode, encode
+from tacit.wire.envelope import Address, Channel, open_message, sign_message, split_chunks
+from tacit.wire.messages import Aggregate
 
 
 @pytest.fixture
@@ -56,3 +62,43 @@ def test_what_is_forgotten_cannot_be_audited(run, capsys):
 def test_another_folder_is_refused(tmp_path, capsys):
     assert main(["audit", str(tmp_path), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["code"] == "run.folder"
+
+
+def test_a_helper_that_signed_two_answers_is_named(run, capsys, tmp_path):
+    """Helper and leader agree on another answer; the helper's own log tells of the first."""
+    base = tmp_path / "small"
+    roster = Roster.load(base / "federation.toml")
+    identity = Identity.load(base / "sites" / "north" / "keys" / "identity.key")
+    with sqlite3.connect(base / LEADER / "state" / "tacit.db") as db:
+
+        def read(key):
+            ((space, value),) = db.execute(
+                "SELECT space, value FROM state WHERE key = ? AND space LIKE 'leader/%'", (key,)
+            ).fetchall()
+            return space, value
+
+        def write(key, value):
+            space, _ = read(key)
+            db.execute(
+                "UPDATE state SET value = ? WHERE space = ? AND key = ?", (value, space, key)
+            )
+
+        _, raw = read("4/helper-north")
+        honest = open_message(raw, roster.authenticate)
+        _, stored = read("aggregate/4")
+        aggregate = decode(Aggregate, stored, len(stored))
+        vector, chunks = split_chunks(bytes(len(read("4/helper-north/0")[1])), 3)
+        channel = Channel(
+            honest.header.run, honest.header.roster, honest.header.job, honest.sender, identity
+        )
+        body = dataclasses.replace(honest.body, vector=vector)
+        leader = Address(LEADER, "leader")
+        forged = sign_message(channel, leader, body, round_number=4)
+        answers = tuple(forged.message if one == raw else one for one in aggregate.answers)
+        write("4/helper-north", forged.message)
+        write("4/helper-north/0", chunks[0])
+        write("aggregate/4", encode(dataclasses.replace(aggregate, answers=answers)))
+    code, record = audited(capsys, run)
+    assert code == 1
+    assert "north" in [one["party"] for one in record["rounds"][1]["culprits"]]
+    assert record["rounds"][0]["culprits"] == []

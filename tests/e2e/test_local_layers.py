@@ -27,7 +27,14 @@ def test_every_site_keeps_its_own_bias(tmp_path, bits):
     shared = load_file(run.model)["theta"]
     own = []
     for name in SITES:
-        path = tmp_path / "small" / "sites" / name / "models" / f"{run.folder.name}.safetensors"
+        path = (
+            tmp_path
+            / "small"
+            / "sites"
+            / name
+            / "models"
+            / f"{run.outcome.run_id[:12]}.safetensors"
+        )
         own.append(load_file(path)["theta"])
     assert len(shared) == 2
     assert {len(theta) for theta in own} == {3}

@@ -163,7 +163,7 @@ PROOFS = [
         about_proof(
             lambda small, body: {"aggregate": dataclasses.replace(body.aggregate, round=3)}
         ),
-        "round.stale-key",
+        "round.aggregate",
     ),
     Lie(
         "an aggregate without one helper's answer",
@@ -210,6 +210,7 @@ def adding_up(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
 
 def first_kept(small: SmallFederation, start: Envelope) -> Envelope:
     """The leader's honest answer to north's first request."""
+    small.leader._desk._served.clear()
     (request,) = small.sites[NORTH].receive(start, small.clock())
     (kept,) = small.leader.receive(request, small.clock())
     return kept
@@ -234,7 +235,7 @@ def kept_chunks(change: Callable[[bytes], tuple[bytes, ...]]) -> Make:
 
 def kept_message(small: SmallFederation, kept: Envelope, index: int) -> Envelope:
     """The signed message of another member of the cohort."""
-    aggregate = small.leader._start[0].previous
+    aggregate = small.leader._desk.start.previous
     other = small.leader.transcript.get_round(1, f"upload-{aggregate.cohort[index].client}.msg")
     return small.lie(kept, message=other)
 

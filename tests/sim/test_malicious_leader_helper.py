@@ -298,7 +298,7 @@ def test_an_equivocated_cohort_gives_answers_that_no_site_accepts(small):
         answers.append(answer)
         for again in (requests[name], small.lie(requests[name], uploads=uploads[1:])):
             assert small.helpers[name].receive(again, small.clock())[0] == answer
-    start = small.leader._start[0]
+    start = small.leader._desk.start
     members = tuple(
         CohortMember(small.read(raw(small, u)).sender.party, digest(u)) for u in uploads
     )

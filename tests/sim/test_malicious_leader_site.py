@@ -106,7 +106,6 @@ AT_SITE_ONE = [
     Lie(
         "round 0",
         lambda small, start: by_leader(small, start, round=0),
-        "round.not-new",
     ),
     Lie(
         "a future round with the keys of this one",
@@ -167,7 +166,7 @@ AT_SITE_ONE = [
                 vector=ANY_VECTOR,
             ),
         ),
-        "chain.behind",
+        "round.aggregate",
     ),
     Lie("a kept vector that it did not ask for", unserved(Kept(0, b"x"))),
     Lie("a helper's key", unserved(HelperKey(bytes(32))), "message.kind"),
@@ -186,20 +185,20 @@ UNSEALABLE = [
     Lie(
         "a helper key that is no key",
         with_key(0, lambda small, n: key_of(small, EAST, n, JUNK_KEY)),
-        "secagg.helper-key",
+        "round.key",
     ),
     Lie(
         "a helper key of small order",
         with_key(0, lambda small, n: key_of(small, EAST, n, bytes(32))),
-        "secagg.helper-key",
+        "round.key",
     ),
     Lie(
         "a leader's key that is no key",
         lambda small, start: small.lie(start, leader_key=JUNK_KEY),
-        "trust.sealing-key",
+        "round.key",
     ),
 ]
-"""Found out only when the vector is masked: the model has been taken over by then, nothing else."""
+"""Found out before anything is computed: the model has been taken over by then, nothing else."""
 
 
 @by_name(UNSEALABLE)

@@ -160,7 +160,7 @@ BUGS = {
         ((Helper._noisy_mask_sum, "for upload in uploads:", "for upload in uploads[:-1]:"),),
     ),
     "the last answer is not subtracted": Bug(
-        "progress",
+        "sum-exact",
         (
             (
                 RoundSum.take_answer,

@@ -246,3 +246,24 @@ def test_an_answer_that_is_not_shown_is_not_proven(honest) -> None:
     del members[layout.mask_sum(2, EAST)]
     report = verify(honest, members)
     assert report.claim("one-sum-per-upload").status is Status.NOT_PROVEN
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ((), "PASS"),
+        (("owed", "verified"), "PASS"),
+        (("owed",), "NOT PROVEN"),
+        (("owed", "refuted"), "FAIL"),
+    ],
+)
+def test_what_a_site_found_when_it_added_up_counts(events: tuple[str, ...], status: str) -> None:
+    run = SyntheticRun().begin()
+    run.round(1)
+    for kind in events:
+        run.log(SITES[1], "client", f"aggregate.{kind}", round=1)
+    for number in range(2, ROUNDS + 1):
+        run.round(number)
+    report = verify(run, run.close().writer.members)
+    (claim,) = [claim for claim in report.claims if claim.id == "model-chain"]
+    assert claim.status.value == status, str(report)

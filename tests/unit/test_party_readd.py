@@ -145,9 +145,44 @@ def test_a_kept_vector_that_was_not_signed_is_refused(tmp_path):
     small = federation(tmp_path)
     kept = kept_answer(small)
     flipped = bytes([kept.chunks[0][0] ^ 1]) + kept.chunks[0][1:]
-    (refusal,) = small.sites[NORTH].receive(small.lie(kept, (flipped,)), small.clock())
+    north, damaged = small.sites[NORTH], small.lie(kept, (flipped,))
+    for _ in range(5):  # It asks again, from the beginning and under a fresh key,
+        (request,) = north.receive(damaged, small.clock())
+        assert small.read(request).body.index == 0
+    (refusal,) = north.receive(damaged, small.clock())  # but not for ever.
     assert isinstance(small.read(refusal).body, Refusal)
-    assert small.sites[NORTH].state(small.terms.run_id).number("round") == 1
+    assert north.state(small.terms.run_id).number("round") == 1
+
+
+@pytest.mark.parametrize("extra", [b"", b"junk"])
+def test_a_chunk_that_the_network_appends_convicts_nobody(tmp_path, extra):
+    """Chunks lie outside the signature: whoever carries them may add one."""
+    small = federation(tmp_path)
+    kept = kept_answer(small)
+    north = small.sites[NORTH]
+    longer = dataclasses.replace(kept, chunks=(*kept.chunks, extra))
+    again = north.receive(longer, small.clock())
+    said = play(small, again)
+    assert isinstance(said[-1].body, Upload)
+    assert verified(small, NORTH) == 1
+    assert north.state(small.terms.run_id).number("convicted") == 0
+
+
+def test_one_lost_vector_costs_one_round(tmp_path):
+    small = federation(tmp_path, {"rounds": 6})
+    lost = []
+
+    def tap(envelope):
+        body = small.read(envelope).body
+        if isinstance(body, Kept) and envelope.receiver.party == NORTH and not lost:
+            lost.append(envelope)
+            return None
+        return envelope
+
+    small.run(tap=tap)
+    assert small.leader.durable.number("complete") == 1
+    assert sum(b"upload.sent" in event for event in kinds(small, NORTH)) == 5
+    assert verified(small, NORTH) == 5
 
 
 def test_another_message_than_the_aggregate_names_is_refused(tmp_path):
@@ -210,7 +245,7 @@ def test_the_window_holds_the_last_rounds_only(tmp_path):
     assert KeptRounds(small.leader, small.terms).rounds == [4, 5]
     space = f"leader/{small.terms.run_id}/kept"
     kept = [key for key, _ in small.stores[small.leader.address.party].items(space)]
-    assert {key.split("/")[0] for key in kept} == {"4", "5", "rounds"}
+    assert {key.split("/")[0] for key in kept} == {"4", "5", "index"}
 
 
 def audited(small):
@@ -256,14 +291,16 @@ def test_an_audit_names_a_leader_whose_store_was_changed(tmp_path):
     assert "north" in str(verdict.culprits) or "chunk" in str(verdict.culprits)
 
 
-def test_an_audit_names_a_helper_that_answered_for_another_cohort(tmp_path):
+@pytest.mark.parametrize("field", ["cohort", "context"])
+def test_an_audit_frames_no_helper_for_what_the_leader_took(tmp_path, field):
+    """Only the leader says for what a helper signs: an answer that does not fit is its own doing."""
     small = federation(tmp_path)
     small.run()
     aggregate, context, kept = audited(small)
     helper = small.helpers[NORTH]
     at = [small.leader.open_copy(raw).sender.party for raw in aggregate.answers].index(NORTH)
     honest = small.leader.open_copy(aggregate.answers[at])
-    body = dataclasses.replace(honest.body, cohort=digest(b"another"))
+    body = dataclasses.replace(honest.body, **{field: digest(b"another")})
     forged = helper.send(small.terms, small.leader.address, body, round_number=3)
     answers = list(aggregate.answers)
     answers[at] = forged.message
@@ -271,7 +308,16 @@ def test_an_audit_names_a_helper_that_answered_for_another_cohort(tmp_path):
     with store.transaction():
         store.put(f"leader/{small.terms.run_id}/kept", "3/helper-north", forged.message)
     verdict = add_up(kept, dataclasses.replace(aggregate, answers=tuple(answers)), context)
-    assert verdict.culprits == ((NORTH, "answered for another cohort"),)
+    assert [name for name, _ in verdict.culprits] == [small.leader.address.party]
+
+
+def test_an_audit_frames_nobody_when_the_leader_drops_a_member(tmp_path):
+    small = federation(tmp_path)
+    small.run()
+    aggregate, context, kept = audited(small)
+    fewer = dataclasses.replace(aggregate, cohort=aggregate.cohort[1:])
+    verdict = add_up(kept, fewer, context)
+    assert {name for name, _ in verdict.culprits} == {small.leader.address.party}
 
 
 def test_a_round_outside_the_window_cannot_be_audited(tmp_path):

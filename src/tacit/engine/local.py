@@ -73,6 +73,7 @@ class LocalEngine:
             **{site.address: site for site in sites.values()},
             **{helper.address: helper for helper in helpers.values()},
         }
+        self._helpers = tuple(helpers.values())
         self._on_progress = on_progress
         self._clock = clock
         self._tap = tap
@@ -101,6 +102,8 @@ class LocalEngine:
                 queue.extend(self._deliver(queue.popleft()))
             else:
                 # Nobody has anything left to say: every deadline would pass in silence.
+                for helper in self._helpers:
+                    helper.tick(self._clock())
                 queue.extend(self._sent(leader, coordinator.tick(coordinator.deadline)))
             started = coordinator.durable.number("round")
             if started != closed:

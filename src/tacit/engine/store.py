@@ -87,10 +87,11 @@ class SqliteStore:
         self._require_transaction()
         self._execute("DELETE FROM state WHERE space = ? AND key = ?", (space, key))
 
-    def items(self, space: str) -> Iterator[tuple[str, bytes]]:
-        """All pairs of a space in key order."""
+    def items(self, space: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """The pairs of a space whose key begins with ``prefix``, in key order."""
         rows = self._execute(
-            "SELECT key, value FROM state WHERE space = ? ORDER BY key", (space,)
+            "SELECT key, value FROM state WHERE space = ? AND key >= ? AND key < ? ORDER BY key",
+            (space, prefix, prefix + "\U0010ffff"),
         ).fetchall()
         return iter((str(key), bytes(value)) for key, value in rows)
 

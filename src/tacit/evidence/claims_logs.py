@@ -12,7 +12,14 @@ from tacit.evidence.report import Findings
 from tacit.evidence.view import View
 from tacit.types import Digest, PartyName
 
-__all__ = ["check_ending", "check_followed", "check_hidden", "check_rounds", "check_shown"]
+__all__ = [
+    "check_added_up",
+    "check_ending",
+    "check_followed",
+    "check_hidden",
+    "check_rounds",
+    "check_shown",
+]
 
 ROUND_EVENTS = ("model.checked", "upload.sent", "mask-sum.answered")
 """What a client or helper logs only in a round that the leader began."""
@@ -93,6 +100,21 @@ def check_followed(view: View, client: PartyName, findings: Findings) -> None:
             f"{client} had the sum of round {applied} when round {number} began, "
             f"the last one shown is of round {last}",
         )
+
+
+def check_added_up(view: View, client: PartyName, findings: Findings) -> None:
+    """No client found a sum to be false, and each that wanted to add one up was shown what it needs."""
+    log = view.log(client)
+    for event in log.of("aggregate.refuted"):
+        findings.fail(
+            f"{client} found that the sum of round {event.number('round')} is not that of its uploads"
+        )
+    verified = {event.number("round") for event in log.of("aggregate.verified")}
+    for event in log.of("aggregate.owed"):
+        if event.number("round") not in verified and not log.of("aggregate.refuted"):
+            findings.unproven(
+                f"{client} was not shown the uploads behind the sum of round {event.number('round')}"
+            )
 
 
 def check_ending(

@@ -197,7 +197,7 @@ def epsilon(view: View) -> Claim:
     return findings.conclude(
         lambda: (
             f"recorded epsilon is at most {max(recorded)} per site at delta {view.plan.delta}, "
-            f"with up to {view.plan.max_colluding} colluding helpers"
+            f"with up to {view.plan.max_colluding} colluding helper(s)"
         )
     )
 

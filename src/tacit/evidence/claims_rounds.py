@@ -18,6 +18,7 @@ from tacit.algebra.ring import Ring
 from tacit.errors import DecodeError, TacitError
 from tacit.evidence import layout
 from tacit.evidence.claims_logs import (
+    check_added_up,
     check_ending,
     check_followed,
     check_hidden,
@@ -190,10 +191,18 @@ def model_chain(view: View) -> Claim:
             steps += 1
     for client in view.clients:
         _guarded(findings, partial(check_followed, view, client, findings))
+        _guarded(findings, partial(check_added_up, view, client, findings))
     _check_release(view, rule.released(state), earlier, findings)
     return findings.conclude(
-        f"{steps} server steps recomputed bit for bit; they end in the released model"
+        lambda: (
+            f"{steps} server steps recomputed bit for bit; they end in the released model; sites "
+            f"added {_added_up(view)} sums up again"
+        )
     )
+
+
+def _added_up(view: View) -> int:
+    return sum(len(view.log(client).of("aggregate.verified")) for client in view.clients)
 
 
 def _rule(view: View) -> ServerRule:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from tacit.errors import (
     ConfigError,
     PolicyDenied,
     RemoteProtocolError,
+    TacitError,
 )
 from tacit.learn.code import LoadedModel
 from tacit.party.base import Party
@@ -26,7 +28,7 @@ from tacit.policy.schema import Schema, schema_difference
 from tacit.privacy.budget import Budget
 from tacit.types import Digest, Milliseconds, PartyName
 
-__all__ = ["Admission", "DataSource", "Examination", "SiteSetup"]
+__all__ = ["Admission", "DataSource", "Examination", "SiteSetup", "guarded"]
 
 
 class DataSource(Protocol):
@@ -46,6 +48,7 @@ class DataSource(Protocol):
         ...
 
 
+COHORTS = "site/cohorts-without-noise"
 MIN_HONEST = 2
 """Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
 
@@ -98,12 +101,13 @@ class Admission:
             raise PolicyDenied(
                 "limits.resum",
                 f"the leader would keep no uploads, and site {name} adds them up again",
-                remedy="set aggregation.audit_rounds = 1 in the job, or limits.resum = 'never' in "
-                "site.toml",
+                remedy="leave aggregation.audit_rounds out of the job, or set limits.resum = 'never' "
+                "in site.toml",
             )
         if not terms.masked:
             return  # Only the policy can permit the baseline.
         self.check_helpers(terms.helpers, terms)
+        self.check_cohort(terms)
         if (
             terms.plan.unit == "none"
             and terms.manifest.min_cohort - limits.max_colluding_helpers < MIN_HONEST
@@ -165,6 +169,32 @@ class Admission:
                 f"{limits.max_colluding_helpers} that site {name} expects to collude",
                 remedy="name more helpers in aggregation.helpers",
             )
+
+    def check_cohort(self, terms: Terms) -> None:
+        """Without noise: the sites are those of the first such run on this data set.
+
+        Raises:
+            PolicyDenied: They are others, so that the difference of two sums would show some of them.
+        """
+        fixed = self._setup.config.limits.fixed_cohort
+        if not fixed or terms.plan.unit != "none" or not terms.masked:
+            return
+        known = self._party.ports.store.get(COHORTS, terms.job.data.contract)
+        if known not in (None, _names(terms.clients)):
+            raise PolicyDenied(
+                "limits.fixed-cohort",
+                f"an earlier run without noise on '{terms.job.data.contract}' had other sites; the "
+                "difference of both sums would show what only some of them contributed",
+                remedy="run it with the same sites, with privacy.unit = 'record', or, for public "
+                "data, set limits.fixed_cohort = false in site.toml",
+            )
+
+    def keep_cohort(self, terms: Terms) -> None:
+        """Remembers the sites of a run without noise, inside a transaction."""
+        store = self._party.ports.store
+        if terms.plan.unit == "none" and terms.masked:
+            known = store.get(COHORTS, terms.job.data.contract)
+            store.put(COHORTS, terms.job.data.contract, known or _names(terms.clients))
 
     def source(self, terms: Terms) -> DataSource:
         """The data set that the job asks for.
@@ -304,3 +334,22 @@ class Admission:
         batch = source.read()
         built.prepare(batch)
         return Examination(decision=decision, receipt=batch.receipt)
+
+
+def _names(clients: Sequence[PartyName]) -> bytes:
+    return "\n".join(sorted(clients)).encode()
+
+
+@contextmanager
+def guarded(site: PartyName) -> Iterator[None]:
+    """Runs model code: what a model's own code raises may tell of a record: a peer learns nothing of it."""
+    try:
+        yield
+    except TacitError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            "site.model-failed",
+            f"the model code failed at site {site}: {type(error).__name__}",
+            remedy="try the model on data of this contract outside a run",
+        ) from error

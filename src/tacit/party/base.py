@@ -35,6 +35,7 @@ from tacit.wire.messages import MAX_SIGNED, Offer, Record
 
 __all__ = ["Party", "Ports", "RunState", "drop_envelope", "keep_envelope", "kept_envelope"]
 
+MAX_REFUSED = 1024
 MAX_TERMS = 64
 """Runs whose terms stay in memory; older ones are read again from the store."""
 
@@ -110,8 +111,7 @@ class RunState:
         """All pairs whose key begins with ``prefix``, without it, in key order."""
         return [
             (key.removeprefix(prefix), value)
-            for key, value in self._store.items(self._space)
-            if key.startswith(prefix)
+            for key, value in self._store.items(self._space, prefix)
         ]
 
 
@@ -129,6 +129,7 @@ class Party:
         self.roster = roster
         self.ports = ports
         self._terms: dict[str, Terms] = {}
+        self._seen: dict[Digest, None] = {}
 
     def state(self, run: str) -> RunState:
         """The durable values of a run in this role."""
@@ -169,6 +170,15 @@ class Party:
         if limit:
             return open_message(raw, self.roster.authenticate, limit=limit, chunks=chunks)
         return open_message(raw, self.roster.authenticate, chunks=chunks)
+
+    def seen_before(self, message: Received) -> bool:
+        """Whether this very message was refused before; the last ones only, in memory."""
+        if message.digest in self._seen:
+            return True
+        while len(self._seen) >= MAX_REFUSED:
+            del self._seen[next(iter(self._seen))]
+        self._seen[message.digest] = None
+        return False
 
     def leads(self, message: Received, terms: Terms) -> bool:
         """Whether a message is the run's leader's own; anybody else's is not worth an answer."""

@@ -51,6 +51,11 @@ class ModelChain:
         return current.steps if current is not None else 0
 
     @property
+    def included(self) -> int:
+        """How many applied aggregates hold this party's own upload."""
+        return self.state.number("included")
+
+    @property
     def current(self) -> ServerState | None:
         """The server state after ``applied``; None before the first model is known."""
         stored = self.state.get("model")
@@ -201,6 +206,9 @@ class ModelChain:
             return
         name = self.party.address.party
         mine = [m.upload for m in aggregate.cohort if name == m.client or own == m.upload]
+        if mine == [own] and not self.state.number(f"included/{aggregate.round}"):
+            self.state.put_number(f"included/{aggregate.round}", 1)
+            self.state.put_number("included", self.included + 1)
         if own in mine and name not in [m.client for m in aggregate.cohort if m.upload == own]:
             raise self._fault("chain.own-upload", "the sum names this upload as somebody else's")
         if mine not in ([], [own]):

@@ -40,6 +40,11 @@ class Limits(Table):
         default=True,
         description="Whether this site must be a helper itself, so that it trusts no other.",
     )
+    fixed_cohort: bool = Field(
+        default=True,
+        description="Whether masked runs without noise on one data set must always have the same "
+        "sites: the difference of two such runs would show the sites that only one of them had.",
+    )
     required_helpers: tuple[str, ...] = Field(
         default=(),
         description="Helpers without which this site takes part in no round.",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tacit.errors import DecodeError, RemoteProtocolError
 from tacit.learn.server import ServerState
 from tacit.party.base import Party
-from tacit.party.context import helper_keys, upload_context
+from tacit.party.context import Keys, helper_keys, upload_context
 from tacit.party.terms import Terms
 from tacit.party.workload import TrainingData, Workload
 from tacit.secagg.masked import Masked, mask_in_place
-from tacit.types import Digest
+from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Envelope, Received, digest, split_chunks
 from tacit.wire.messages import RoundStart, Upload
+
+KEY_CHECK = b"tacit key check v1\x00"
 
 __all__ = ["Contribution", "chunk_info", "contribute"]
 
@@ -48,6 +51,7 @@ def contribute(
     """
     body: RoundStart = message.body
     keys = helper_keys(party, terms, message.round, body.keys)
+    _check_keys(party, terms, [*keys, (PartyName(terms.manifest.leader), body.leader_key)])
     workload, data, before = training
     vector, local = workload.contribution(model, data, terms.plan, party.ports.entropy, before)
     context = upload_context(terms, message.round, model.digest, keys)
@@ -71,6 +75,17 @@ def contribute(
     )
     envelope = Envelope(receiver=signed.receiver, message=signed.message, chunks=sealed)
     return Contribution(envelope=envelope, context=context, model=model.digest, local=local)
+
+
+def _check_keys(party: Party, terms: Terms, keys: Keys) -> None:
+    """Nothing is computed on data for a round whose upload could not be sealed in the end."""
+    for name, key in keys:
+        try:
+            party.ports.sealing.seal(b"", key, KEY_CHECK)
+        except DecodeError as error:
+            raise RemoteProtocolError(
+                "round.key", f"the key of {name} is malformed", party=terms.manifest.leader
+            ) from error
 
 
 def chunk_info(message: Digest, index: int) -> bytes:

@@ -21,6 +21,7 @@ from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
 from tacit.party.context import upload_context
+from tacit.party.desk import Desk
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
 from tacit.party.round_sum import RoundSum
@@ -82,7 +83,7 @@ class Coordinator(Party):
         self._helpers = Presence(terms, ports.sealing)
         self._records: set[PartyName] = set()
         self._work: RoundSum | None = None
-        self._start: tuple[RoundStart, tuple[bytes, ...]] | None = None
+        self._desk: Desk | None = None
         self._failed_rounds = 0
         self._excluded: set[PartyName] = set()
 
@@ -205,10 +206,8 @@ class Coordinator(Party):
                 serve = self._upload
             case MaskSum() if helper and self.phase == "unmasking":
                 serve = self._mask_sum
-            case CatchUpRequest() if client and self.phase == "collecting":
-                serve = self._catch_up
-            case KeptRequest() if client and self.phase == "collecting":
-                serve = self._serve_kept
+            case CatchUpRequest() | KeptRequest() if client and self.phase == "collecting":
+                serve = self._serve
             case Refusal() if client or helper:
                 serve = self._refused
             case Record() if self.phase == "recording" and (client or helper):
@@ -227,15 +226,26 @@ class Coordinator(Party):
         return self._maybe_begin(now)
 
     def _helper_key(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        if message.round > self.terms.manifest.rounds + 1:
-            return []
         wanted = self.durable.number("round") + 1
+        if message.round > min(self.terms.manifest.rounds + 1, wanted + MAX_FAILED_ROUNDS):
+            return []
         self._helpers.take(message, wanted)
         later = self._helpers.move_on(wanted) if self.phase == "offered" else None
-        if later is not None:
-            # Too many lost their keys of an earlier round: all go on with one that they have.
-            return self._abort_round("helper-restarted", later - 1, now)
-        return self._maybe_begin(now)
+        if later is None:
+            return self._maybe_begin(now)
+        # Too many lost their keys of an earlier round: all go on with one that they have.
+        self._failed_rounds += later - wanted
+        if self._failed_rounds >= MAX_FAILED_ROUNDS:
+            self.failure = RoundAborted(
+                "round.helper-restarted",
+                f"helper {message.sender.party} holds no key of round {wanted}, and too few others do",
+                retryable=True,
+                remedy="keep helpers running during a run, or allow for absent ones with "
+                "aggregation.min_helpers; then start a new run",
+                party=message.sender.party,
+            )
+            return self._finish(False, now)
+        return self._abort_round("helper-restarted", later - 1, now)
 
     def _maybe_begin(self, now: Milliseconds) -> list[Envelope]:
         """Starts the next round once every client accepted and every awaited helper's key is here."""
@@ -274,7 +284,7 @@ class Coordinator(Party):
         context = upload_context(self.terms, number, model.digest, keys)
         self._work = RoundSum(self, self.terms, number, context, opener, keys)
         self._work.dropped = set(self._excluded)
-        self._start = (body, chunks)
+        self._desk = Desk(self, self.terms, self.transcript, (body, chunks))
         self._wait(now)
         asked = [name for name in self.terms.clients if name not in self._excluded]
         return [
@@ -320,32 +330,13 @@ class Coordinator(Party):
             return self._drop(name, now)
         return self._maybe_fix_cohort(now)
 
-    def _catch_up(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        """Sends a client the state that the last cohort trained on, and starts its round again."""
-        assert self._start is not None
-        body, chunks = self._start
-        previous = body.previous
-        late = previous is not None and message.body.applied < previous.round
-        if message.round != self._round.number or previous is None or not late:
-            return []
+    def _serve(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        """Helps a client that missed something, or that adds up again, as long as it can be in time."""
+        assert self._desk is not None
         try:
-            proof, parts = self.transcript.proof_of(previous)
-        except LocalProtocolError:  # Too large a state for one message: nobody can join late.
-            return self._drop(message.sender.party, now)
-        return [
-            self._to(message.sender, proof, message.round, (*parts, *chunks)),
-            self._to(message.sender, body, message.round, chunks),
-        ]
-
-    def _serve_kept(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        """Sends one kept vector; a site that asks for what is gone cannot be in this round."""
-        try:
-            served = self._kept.serve(message, self.transcript.aggregate(message.round))
-        except DecodeError:
-            return []  # A malformed request costs the asker only.
+            return self._desk.serve(message, self._round.number)
         except LocalProtocolError:
             return self._drop(message.sender.party, now)
-        return [served]
 
     def _drop(self, name: PartyName, now: Milliseconds) -> list[Envelope]:
         """Goes on without a client in this round."""
@@ -381,11 +372,9 @@ class Coordinator(Party):
             return self._aggregate(now)
         self.phase = "unmasking"
         self._wait(now)
-        assert self._start is not None
-        start, _ = self._start
-        request = MaskRequest(
-            model=start.model, keys=start.keys, uploads=tuple(upload.raw for upload in uploads)
-        )
+        assert self._desk is not None
+        start, raw = self._desk.start, tuple(upload.raw for upload in uploads)
+        request = MaskRequest(model=start.model, keys=start.keys, uploads=raw)
         return [self._to(Address(name, "helper"), request, work.number) for name in work.present]
 
     def _mask_sum(self, message: Received, now: Milliseconds) -> list[Envelope]:
@@ -400,10 +389,10 @@ class Coordinator(Party):
         work = self._round
         vector, chunks = work.result()
         answers = [work.answers[name] for name in work.present]
-        assert self._start is not None
+        assert self._desk is not None
         aggregate = Aggregate(
             round=work.number,
-            keys=self._start[0].keys,
+            keys=self._desk.start.keys,
             cohort=tuple(CohortMember(u.sender.party, u.digest) for u in work.cohort),
             answers=tuple(answer.raw for answer in answers),
             vector=vector,
@@ -456,6 +445,8 @@ class Coordinator(Party):
             return self._drop(message.sender.party, now)
         if refusal.culprit in self.terms.clients:
             # Its word against the client's; but without it there is no sum with that client.
+            # A round that convicts somebody new is no sign that rounds cannot succeed.
+            self._failed_rounds -= refusal.culprit not in self._excluded
             self._excluded.add(PartyName(refusal.culprit))
         return self._fail_round("helper-refused", now)
 

@@ -295,6 +295,8 @@ class Helper(Party):
     ) -> list[Envelope]:
         """Tells the leader the code only; the message stays here."""
         self.last_error = error
+        if self.seen_before(message):
+            return []
         culprit = str(error.details.get("party", ""))
         with self.ports.store.transaction():
             self.log(

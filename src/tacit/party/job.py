@@ -94,7 +94,9 @@ class Aggregation(Table):
         "between rounds, and the noise makes up for it. By default all.",
     )
     ring_bits: Literal[16, 24, 32] = Field(
-        default=32, description="Width of one masked coordinate, on the wire too."
+        default=32,
+        description="Width of one masked coordinate, on the wire too: 24 where it fits, 16 for "
+        "`fedavg` with unit `none`, whose updates are then rotated.",
     )
     phase_seconds: int = Field(
         default=600,
@@ -104,7 +106,7 @@ class Aggregation(Table):
         "a helper's key lives three times as long.",
     )
     audit_rounds: int = Field(
-        default=1,
+        default=4,
         ge=0,
         le=10_000,
         description="Of how many of the last rounds the leader keeps every upload and answer, so "

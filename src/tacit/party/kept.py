@@ -6,7 +6,6 @@ has passed. A kept vector is masked; without every helper's answer it tells noth
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from tacit.errors import DecodeError, LocalProtocolError, RemoteProtocolError, SignatureError
@@ -51,16 +50,14 @@ class KeptRounds:
     @property
     def rounds(self) -> list[int]:
         """The rounds of which anything is kept, in order."""
-        return sorted(self._index())
+        return sorted({int(key.split("/")[0]) for key, _ in self._state.items("index/")})
 
     def keep(self, number: int, message: Received, count: int) -> None:
         """Stores a signed message whose vector has ``count`` chunks, inside a transaction."""
-        if not self._keeps:
-            return
-        name, index = _name(message), self._index()
-        index.setdefault(number, {})[name] = count
-        self._state.put(f"{number}/{name}", message.raw)
-        self._write(index)
+        if self._keeps:
+            name = _name(message)
+            self._state.put(f"{number}/{name}", message.raw)
+            self._state.put_number(f"index/{number:06d}/{name}", count)
 
     def keep_chunk(self, number: int, message: Received, at: int, chunk: bytes) -> None:
         """Stores one chunk of a message's vector, inside a transaction."""
@@ -73,12 +70,12 @@ class KeptRounds:
 
     def drop(self, number: int) -> None:
         """Forgets a round, inside a transaction."""
-        index = self._index()
-        for name, count in index.pop(number, {}).items():
+        place = f"index/{number:06d}/"
+        for name, count in self._state.items(place):
             self._state.delete(f"{number}/{name}")
-            for at in range(count):
+            for at in range(int(count)):
                 self._state.delete(f"{number}/{name}/{at}")
-        self._write(index)
+            self._state.delete(place + name)
 
     def prune(self) -> None:
         """Forgets what lies before the audit window, inside a transaction."""
@@ -91,12 +88,10 @@ class KeptRounds:
         Raises:
             LocalProtocolError: Nothing of that name is kept.
         """
-        message, count = (
-            self._state.get(f"{number}/{name}"),
-            self._index().get(number, {}).get(name),
-        )
-        if message is None or count is None:
+        message = self._state.get(f"{number}/{name}")
+        if message is None:
             raise LocalProtocolError("kept.missing", f"nothing is kept of {name} in round {number}")
+        count = self._state.number(f"index/{number:06d}/{name}")
         return message, [self._state.get(f"{number}/{name}/{at}") or b"" for at in range(count)]
 
     def part(self, aggregate: Aggregate, index: int) -> tuple[Received, list[bytes]]:
@@ -143,20 +138,14 @@ class KeptRounds:
         answer = self._party.open_copy(aggregate.answers[index - uploads])
         return _name(answer)
 
-    def _index(self) -> dict[int, dict[str, int]]:
-        stored = json.loads(self._state.get("rounds") or b"{}")
-        return {int(number): dict(names) for number, names in stored.items()}
-
-    def _write(self, index: dict[int, dict[str, int]]) -> None:
-        self._state.put("rounds", json.dumps(index, sort_keys=True).encode())
-
 
 def add_up(kept: KeptRounds, aggregate: Aggregate, context: Digest) -> Verdict:
-    """Adds a kept round up again and names who lied.
+    """Adds a kept round up again and says what the leader has to answer for.
 
-    The leader stands for what it published and for what it keeps; a helper for the cohort and the
-    context that it signed. A helper that answered with wrong numbers for the right cohort cannot be
-    told from a client that did: both are inside the sum, and nobody holds their keys any more.
+    The leader alone decides which uploads and answers it takes, and tells everybody for which model,
+    keys and cohort they sign: whatever does not fit together in its store is its own doing. A helper
+    or a client that sent wrong numbers, correctly signed, cannot be told from the others: they are
+    inside the sum, and nobody holds the keys any more.
 
     Args:
         kept: The kept rounds.
@@ -166,36 +155,32 @@ def add_up(kept: KeptRounds, aggregate: Aggregate, context: Digest) -> Verdict:
     Raises:
         LocalProtocolError: The round is not kept.
     """
-    found: list[tuple[PartyName, str]] = []
+    found: list[str] = []
     total = RunningSum(kept.terms.ring, kept.terms.manifest.length)
     cohort = cohort_digest([Digest(member.upload) for member in aggregate.cohort])
-    leader = PartyName(kept.terms.manifest.leader)
-    parts = len(aggregate.cohort) + len(aggregate.answers)
-    for index in range(parts):
+    for index in range(len(aggregate.cohort) + len(aggregate.answers)):
         try:
             owner, chunks = kept.part(aggregate, index)
         except (DecodeError, SignatureError, RemoteProtocolError) as error:
-            found.append((leader, f"keeps something else than was signed: {error.message}"))
+            found.append(f"keeps something else than was signed: {error.message}")
             continue
-        body = owner.body
-        if body.context != context:
-            found.append((owner.sender.party, "signed for another context"))
-        if isinstance(body, MaskSum):
-            if body.cohort != cohort:
-                found.append((owner.sender.party, "answered for another cohort"))
-            total.subtract(chunks)
-        else:
-            total.add(chunks)
+        answer = isinstance(owner.body, MaskSum)
+        if owner.body.context != context or (answer and owner.body.cohort != cohort):
+            found.append(
+                f"took what {owner.sender} signed for another cohort, model or set of keys"
+            )
+        (total.subtract if answer else total.add)(chunks)
     vector, _ = split_chunks(total.to_bytes(), kept.terms.manifest.length)
     exact = vector == aggregate.vector
     if not exact and not found:
-        found.append((leader, "published another vector than the sum of what it keeps"))
+        found.append("published another vector than the sum of what it keeps")
+    leader = PartyName(kept.terms.manifest.leader)
     return Verdict(
         round=aggregate.round,
         uploads=len(aggregate.cohort),
         answers=len(aggregate.answers),
         exact=exact,
-        culprits=tuple(found),
+        culprits=tuple((leader, reason) for reason in found),
     )
 
 

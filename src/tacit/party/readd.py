@@ -43,6 +43,7 @@ class Readd:
         self._party = party
         self._terms = terms
         self._opener: Opener = party.ports.sealing.generate()
+        self.failures = 0
         self._next = 0
         self._sum = RunningSum(terms.ring, terms.manifest.length)
 
@@ -67,6 +68,13 @@ class Readd:
             body,
             round_number=self.aggregate.round,
         )
+
+    def again(self) -> Readd:
+        """The same check from its beginning; the key stays, so that what is under way can be used."""
+        fresh = Readd(self._party, self._terms, self.start, self.aggregate, self._context)
+        fresh.failures = self.failures + 1
+        fresh._opener = self._opener
+        return fresh
 
     def expects(self, message: Received) -> bool:
         """Whether a message is the answer to the last request."""

@@ -15,7 +15,7 @@ from tacit.party.context import Keys
 from tacit.party.contribute import chunk_info
 from tacit.party.kept import KeptRounds
 from tacit.party.terms import Terms
-from tacit.secagg.masked import RunningSum, cohort_digest
+from tacit.secagg.masked import SEED_BYTES, RunningSum, cohort_digest
 from tacit.types import Digest, Opener, PartyName
 from tacit.wire.envelope import Received, check_chunks, split_chunks
 from tacit.wire.messages import MaskSum, Upload, Vector
@@ -56,6 +56,8 @@ class RoundSum:
         self._party = party
         self._terms = terms
         self._kept = KeptRounds(party, terms)
+        sealed = [party.ports.sealing.seal(bytes(SEED_BYTES), key, b"") for _, key in keys[:1]]
+        self._sealed_bytes = len(sealed[0]) if sealed else 0
         self._sum = RunningSum(terms.ring, terms.manifest.length)
 
     @property
@@ -71,7 +73,8 @@ class RoundSum:
     def names_context(self, upload: Upload) -> bool:
         """Whether an upload was made for this round's context and sealed for its helpers."""
         sealed_to = tuple(seed.helper for seed in upload.seeds)
-        return upload.context == self.context and sealed_to == self.present
+        right_size = all(len(seed.sealed) == self._sealed_bytes for seed in upload.seeds)
+        return upload.context == self.context and sealed_to == self.present and right_size
 
     def take_upload(self, message: Received) -> None:
         """Opens, checks, keeps and adds one upload.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tacit.errors import (
     ConfigError,
+    DecodeError,
     LocalProtocolError,
     RemoteProtocolError,
     RoundAborted,
@@ -14,7 +15,7 @@ from tacit.errors import (
     TransportError,
 )
 from tacit.learn.server import ServerState
-from tacit.party.admission import Admission, Examination, SiteSetup
+from tacit.party.admission import Admission, Examination, SiteSetup, guarded
 from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.chain import BEHIND, ModelChain
 from tacit.party.context import helper_keys
@@ -43,6 +44,9 @@ from tacit.wire.messages import (
 
 __all__ = ["Site"]
 
+MAX_DAMAGED = 5
+"""Kept vectors that may arrive damaged before a site gives up the round."""
+
 
 @dataclass(slots=True)
 class Live:
@@ -52,8 +56,9 @@ class Live:
     chain: ModelChain
     workload: Workload
     data: TrainingData | None = None
-    asked: int = 0
-    """The last round for which the leader was asked for the model."""
+    asked: int | None = None
+    """The round for which the leader was asked for the model."""
+    caught_up: bool = False
     readd: Readd | None = None
 
 
@@ -201,10 +206,12 @@ class Site(Party):
         chain = ModelChain(self, terms, workload, state)
         try:
             batch = source.read()
+            with guarded(self.address.party):
+                data = workload.prepare(batch)
         except TacitError:
             self._settle(terms, 0.0)  # Nothing left the site.
             raise
-        live = Live(terms=terms, chain=chain, workload=workload, data=workload.prepare(batch))
+        live = Live(terms=terms, chain=chain, workload=workload, data=data)
         salt, nonce = self.ports.entropy.draw(32), self.ports.entropy.draw(32)
         accept = Accept(
             nonce=nonce, policy=self._setup.policy.digest, contract=source.contract.digest
@@ -212,6 +219,7 @@ class Site(Party):
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
+            admission.keep_cohort(terms)
             state.put("receipt-salt", salt)
             state.put("receipt", batch.receipt.commitment(salt))
             self.log(
@@ -269,9 +277,9 @@ class Site(Party):
                 self._check_uncompleted(terms, live.chain)
         except RemoteProtocolError as error:
             late = message.body.previous is not None and error.code in (BEHIND, "round.model")
-            if not late or live.asked >= message.round:
+            if not late or live.asked == message.round:
                 raise
-            live.asked = message.round
+            live.asked, live.caught_up = message.round, False
             return [self._ask(terms, message.round, CatchUpRequest(applied=live.chain.applied))]
         return self._verify_or_train(message, live, model, now)
 
@@ -293,7 +301,8 @@ class Site(Party):
         assert data is not None
         local = self.state(terms.run_id).get("local")
         # Training may take long: no transaction is open meanwhile, and nothing has left yet.
-        made = contribute(self, terms, message, model, (live.workload, data, local))
+        with guarded(self.address.party):
+            made = contribute(self, terms, message, model, (live.workload, data, local))
         with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
@@ -304,10 +313,13 @@ class Site(Party):
     def _catch_up(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """Takes over what this site missed, if the last cohort vouches for it."""
         live = self._live(terms)
-        if not self.state(terms.run_id).number("accepted") or live.asked != message.round:
-            return []  # Not asked for.
+        wanted = live.asked == message.round and not live.caught_up
+        if not self.state(terms.run_id).number("accepted") or not wanted:
+            return []  # Not asked for, or a repeat.
+        self._require_past(message, message.body.aggregate)
         with self.ports.store.transaction():
             live.chain.catch_up(message.body, message.chunks)
+            live.caught_up = True
             self.log(terms, now, "model.caught-up", round=message.body.aggregate.round)
         return []  # The leader starts the round again.
 
@@ -328,7 +340,8 @@ class Site(Party):
         if aggregate is None or wish == "never" or state.number("readd") >= aggregate.round:
             return None
         # A private coin: the leader must publish before it can know who looks.
-        coin = int.from_bytes(self.ports.entropy.draw(8), "big") * len(terms.clients)
+        operators = len(self.roster.operators(terms.clients))
+        coin = int.from_bytes(self.ports.entropy.draw(8), "big") * operators
         due = wish == "always" or coin < 2**64
         context = Digest(state.get("aggregate-context") or b"")
         with self.ports.store.transaction():
@@ -345,10 +358,16 @@ class Site(Party):
         if readd is None or not readd.expects(message):
             return []
         state = self.state(terms.run_id)
-        live.readd = (
-            None  # After a wrong chunk half a vector is in the sum: the check begins again.
-        )
-        if not readd.take(message):
+        live.readd = None
+        try:
+            complete = readd.take(message)
+        except DecodeError as error:
+            if readd.failures >= MAX_DAMAGED:
+                raise
+            self.last_error = error  # Damaged or replayed on its way: from the beginning.
+            live.readd = readd.again()
+            return [live.readd.request()]
+        if not complete:
             live.readd = readd
             return [readd.request()]
         number = readd.aggregate.round
@@ -362,7 +381,8 @@ class Site(Party):
             state.delete("readd-owed")
             self.log(terms, now, "aggregate.verified", round=number)
         model = live.chain.current
-        assert model is not None
+        if model is None or model.digest != readd.start.body.model:
+            return []  # Something newer came meanwhile.
         return self._verify_or_train(readd.start, live, model, now)
 
     def _require_honest(self, terms: Terms) -> None:
@@ -397,8 +417,9 @@ class Site(Party):
     def _conflict(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """A leader that asks twice for one round, differently, convicts itself: the first is kept."""
         state = self.state(terms.run_id)
-        if state.get("conflict") is not None:
-            return []
+        unseen = message.round <= terms.manifest.rounds and not state.get(f"start/{message.round}")
+        if unseen or state.get("conflict") is not None:
+            return []  # Late, which proves nothing; or known already.
         with self.ports.store.transaction():
             state.put("conflict", message.raw)
         raise RemoteProtocolError(
@@ -422,6 +443,7 @@ class Site(Party):
         body: RoundStart = message.body
         chain = live.chain
         if body.previous is not None:
+            self._require_past(message, body.previous)
             model = chain.apply(body.previous, message.chunks)
         elif chain.applied:
             raise RemoteProtocolError("round.aggregate", "the previous aggregate is missing")
@@ -435,9 +457,17 @@ class Site(Party):
             )
         return model
 
+    def _require_past(self, message: Received, aggregate: Aggregate) -> None:
+        if aggregate.round >= message.round:
+            raise RemoteProtocolError(
+                "round.aggregate",
+                f"round {message.round} was started with an aggregate of round {aggregate.round}",
+                party=message.sender.party,
+            )
+
     def _check_uncompleted(self, terms: Terms, chain: ModelChain) -> None:
         state = self.state(terms.run_id)
-        uncompleted = state.number("uploads") - chain.completed
+        uncompleted = state.number("uploads") - chain.included
         limit = self._setup.config.limits.max_uncompleted_rounds
         if uncompleted > limit:
             raise RoundAborted(
@@ -496,7 +526,7 @@ class Site(Party):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             drop_envelope(state, "upload")
             state.put_number("closed", 1)
-            model = self._released(terms)
+            model = self._released(terms)  # Empty when this site cannot tell any more.
             self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
         self._runs.pop(terms.run_id, None)
         return [self.record(terms)]
@@ -522,7 +552,11 @@ class Site(Party):
         """Digest of the model that this site derived, so that nobody can release another one."""
         if self.state(terms.run_id).get("model") is None:
             return ""
-        live = self._live(terms)
+        try:
+            live = self._live(terms)
+        except TacitError as error:  # Code or contract were changed: settle and close all the same.
+            self.last_error = error
+            return ""
         model = live.chain.current
         assert model is not None
         return digest(live.workload.released(model).astype("<f8").tobytes()).hex()
@@ -539,6 +573,8 @@ class Site(Party):
     ) -> list[Envelope]:
         """Tells the leader the code only; message and remedy stay here."""
         self.last_error = error
+        if self.seen_before(message):
+            return []  # A replay costs neither a signature nor a line in the log.
         code = public_code(error)
         with self.ports.store.transaction():
             self.log(terms, now, "round.refused", round=message.round, code=code)

@@ -276,6 +276,8 @@ class Policy:
             "resource": f'Dataset::"{request.dataset}"',
             **{f"context.{key}": json.dumps(value) for key, value in context.items()},
         }
+        if request.epsilon_milli == UNBOUNDED_EPSILON:
+            facts["context.epsilon_milli"] = "infinite, without differential privacy"
         failed = "; ".join(condition.describe(facts) for condition in failing[name])
         place = self._rules[name].place
         return f"no permit matched; the nearest, '{name}', failed on: {failed} [{place}]"

@@ -488,16 +488,19 @@ def _check_presence(plan: Plan) -> None:
     """Every round that may happen has an honest helper, and a masked one more than one helper."""
     if not plan.helpers:
         return
-    least = max(2, plan.max_colluding + 1)
+    least, danger = max(2, plan.max_colluding + 1), "no honest one might be left in a round"
     if plan.unit == "none":
         # Any two rounds share an honest helper, who answers for one and the same cohort only.
         least = max(least, (plan.helpers + plan.max_colluding) // 2 + 1)
+        danger = "two rounds without noise might share no honest one"
     if plan.min_helpers < least:
+        own = plan.max_colluding == plan.helpers - 1
+        hint = " (privacy.noise = 'own' counts on all others colluding)" if own else ""
         raise _refused(
             "min_helpers",
-            f"with {plan.min_helpers} helpers present and up to {plan.max_colluding} colluding no "
-            "honest one might be left in a round",
-            f"raise aggregation.min_helpers to {least} or more, or lower privacy.max_colluding",
+            f"with {plan.min_helpers} helpers present and up to {plan.max_colluding} colluding "
+            f"{danger}",
+            f"raise aggregation.min_helpers to {least} or more, or lower privacy.max_colluding{hint}",
         )
 
 
@@ -514,8 +517,9 @@ def _too_narrow(plan: Plan) -> ConfigError:
         "useful precision"
     )
     if plan.ring_bits < max(RING_BITS):
+        wider = " or ".join(str(bits) for bits in sorted(RING_BITS) if bits > plan.ring_bits)
         return _refused(
-            "ring_bits", reason, "set aggregation.ring_bits = 32, or lower sampling_rate"
+            "ring_bits", reason, f"set aggregation.ring_bits = {wider}, or lower sampling_rate"
         )
     key = "expected_records" if plan.unit == "record" else "clip_norm"
     remedy = "raise epsilon, lower sampling_rate or use a smaller model"

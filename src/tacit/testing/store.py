@@ -73,9 +73,10 @@ class MemoryStore:
         """
         self._open().get(space, {}).pop(key, None)
 
-    def items(self, space: str) -> Iterator[tuple[str, bytes]]:
-        """All pairs of a space in key order, as they were when this was called."""
-        return iter(sorted(self._current().get(space, {}).items()))
+    def items(self, space: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+        """The pairs whose key begins with ``prefix``, in key order, as they were at the call."""
+        pairs = self._current().get(space, {}).items()
+        return iter(sorted(pair for pair in pairs if pair[0].startswith(prefix)))
 
     def crash(self) -> MemoryStore:
         """What a restarted process finds: the committed values only, on a medium that works."""
