@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,6 @@ from tacit.errors import DecodeError, RemoteProtocolError, SignatureError
 from tacit.testing.federation import (
     LEADER,
     SmallFederation,
-    write_small_federation,
 )
 from tacit.testing.lies import (
     EAST,
@@ -22,11 +19,11 @@ from tacit.testing.lies import (
     SOUTH,
     Lie,
     by_leader,
+    by_name,
     client,
     helper_leaks_nothing,
     plus_group_order,
     resigned,
-    set_limits,
     site_leaks_nothing,
 )
 from tacit.trust.roster import Member, Roster
@@ -37,61 +34,6 @@ from tacit.wire.envelope import (
     Header,
     SignedMessage,
 )
-from tacit.wire.messages import (
-    MaskRequest,
-    MaskSum,
-    RoundStart,
-    Upload,
-)
-
-
-def by_name(lies: list[Lie]) -> Any:
-    assert len({lie.name for lie in lies}) == len(lies)
-    return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
-
-
-def at_site(folder: Path, number: int) -> Iterator[tuple[SmallFederation, Envelope]]:
-    """North's site before a round; after all lies it still takes part in it."""
-    small = SmallFederation(folder)
-    set_limits(small, resum="never")
-    start = small.until(RoundStart, number)[NORTH]
-    yield small, start
-    (made,) = small.sites[NORTH].receive(start, small.clock())
-    assert isinstance(small.read(made).body, Upload)
-
-
-@pytest.fixture(scope="module")
-def site_one(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    yield from at_site(folder, 1)
-
-
-@pytest.fixture(scope="module")
-def site_three(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    yield from at_site(folder, 3)
-
-
-@pytest.fixture(scope="module")
-def helper_one(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    """North's helper before its answer of round 1; after all lies it still gives it."""
-    small = SmallFederation(folder)
-    request = small.until(MaskRequest)[NORTH]
-    yield small, request
-    answer, _ = small.helpers[NORTH].receive(request, small.clock())
-    assert isinstance(small.read(answer).body, MaskSum)
-
 
 # --- messages that prove no sender, or were made for another place --------------------------------
 
@@ -218,13 +160,13 @@ TRANSPORT = [
 ]
 
 
-@by_name(TRANSPORT)
+@pytest.mark.parametrize(**by_name(TRANSPORT))
 def test_a_site_gets(lie, site_one):
     small, start = site_one
     site_leaks_nothing(small, lie.make(small, start), lie)
 
 
-@by_name(TRANSPORT)
+@pytest.mark.parametrize(**by_name(TRANSPORT))
 def test_a_helper_gets(lie, helper_one):
     small, request = helper_one
     helper_leaks_nothing(small, lie.make(small, request), lie)

@@ -26,6 +26,7 @@ from tacit.testing.lies import (
     Make,
     about_sum,
     by_leader,
+    by_name,
     client,
     raw,
     set_limits,
@@ -43,25 +44,6 @@ from tacit.wire.messages import (
     RoundStart,
     Upload,
 )
-
-
-def by_name(lies: list[Lie]) -> Any:
-    assert len({lie.name for lie in lies}) == len(lies)
-    return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
-
 
 # --- late joiners -----------------------------------------------------------------------------------
 
@@ -188,7 +170,7 @@ PROOFS = [
 ]
 
 
-@by_name(PROOFS)
+@pytest.mark.parametrize(**by_name(PROOFS))
 def test_a_late_joiner_is_sent(lie, behind):
     small, proof = behind
     site_leaks_nothing(small, lie.make(small, proof), lie)
@@ -299,7 +281,7 @@ KEPT = [
 ]
 
 
-@by_name(KEPT)
+@pytest.mark.parametrize(**by_name(KEPT))
 def test_a_site_that_adds_up_again_is_sent(lie, adding_up):
     """Also what the network alone can change, which must not convict an honest leader in the end."""
     small, start = adding_up

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,6 @@ from tacit.testing.federation import (
     LEADER,
     SITES,
     SmallFederation,
-    write_small_federation,
 )
 from tacit.testing.lies import (
     ANY_VECTOR,
@@ -25,6 +22,7 @@ from tacit.testing.lies import (
     Lie,
     another_run,
     by_leader,
+    by_name,
     client,
     forge,
     helper,
@@ -63,35 +61,6 @@ from tacit.wire.messages import (
     SealedSeed,
     Upload,
 )
-
-
-def by_name(lies: list[Lie]) -> Any:
-    assert len({lie.name for lie in lies}) == len(lies)
-    return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
-
-
-@pytest.fixture(scope="module")
-def helper_one(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    """North's helper before its answer of round 1; after all lies it still gives it."""
-    small = SmallFederation(folder)
-    request = small.until(MaskRequest)[NORTH]
-    yield small, request
-    answer, _ = small.helpers[NORTH].receive(request, small.clock())
-    assert isinstance(small.read(answer).body, MaskSum)
-
 
 # --- a leader against a helper --------------------------------------------------------------------
 
@@ -255,7 +224,7 @@ AT_HELPER = [
 ]
 
 
-@by_name(AT_HELPER)
+@pytest.mark.parametrize(**by_name(AT_HELPER))
 def test_a_helper_is_sent(lie, helper_one):
     small, request = helper_one
     helper_leaks_nothing(small, lie.make(small, request), lie)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from tacit.testing.lies import (
     about_sum,
     another_run,
     by_leader,
+    by_name,
     client,
     forge,
     helper,
@@ -59,45 +59,6 @@ from tacit.wire.messages import (
     RoundStart,
     Upload,
 )
-
-
-def by_name(lies: list[Lie]) -> Any:
-    assert len({lie.name for lie in lies}) == len(lies)
-    return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
-
-
-def at_site(folder: Path, number: int) -> Iterator[tuple[SmallFederation, Envelope]]:
-    """North's site before a round; after all lies it still takes part in it."""
-    small = SmallFederation(folder)
-    set_limits(small, resum="never")
-    start = small.until(RoundStart, number)[NORTH]
-    yield small, start
-    (made,) = small.sites[NORTH].receive(start, small.clock())
-    assert isinstance(small.read(made).body, Upload)
-
-
-@pytest.fixture(scope="module")
-def site_one(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    yield from at_site(folder, 1)
-
-
-@pytest.fixture(scope="module")
-def site_three(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
-    yield from at_site(folder, 3)
-
 
 # --- a leader against a site ----------------------------------------------------------------------
 
@@ -201,7 +162,7 @@ UNSEALABLE = [
 """Found out before anything is computed: the model has been taken over by then, nothing else."""
 
 
-@by_name(UNSEALABLE)
+@pytest.mark.parametrize(**by_name(UNSEALABLE))
 def test_a_site_seals_nothing_to(lie, small):
     start = small.until(RoundStart)[NORTH]
     with small.stores[NORTH].transaction():
@@ -209,7 +170,7 @@ def test_a_site_seals_nothing_to(lie, small):
     site_leaks_nothing(small, lie.make(small, start), lie)
 
 
-@by_name(AT_SITE_ONE)
+@pytest.mark.parametrize(**by_name(AT_SITE_ONE))
 def test_before_the_first_round_a_site_is_sent(lie, site_one):
     small, start = site_one
     site_leaks_nothing(small, lie.make(small, start), lie)
@@ -402,7 +363,7 @@ def late_site(folder: Path) -> Iterator[tuple[SmallFederation, Envelope]]:
     assert isinstance(small.read(made).body, Upload)
 
 
-@by_name(AT_SITE_THREE)
+@pytest.mark.parametrize(**by_name(AT_SITE_THREE))
 def test_before_a_later_round_a_site_is_sent(lie, late_site):
     small, start = late_site
     site_leaks_nothing(small, lie.make(small, start), lie)
@@ -434,7 +395,7 @@ DOWNGRADES = [
 ]
 
 
-@by_name(DOWNGRADES)
+@pytest.mark.parametrize(**by_name(DOWNGRADES))
 def test_a_round_is_started_without(lie, leaving):
     small, start = leaving
     site_leaks_nothing(small, lie.make(small, start), lie)

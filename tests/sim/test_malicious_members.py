@@ -61,20 +61,6 @@ from tacit.wire.messages import (
     Vector,
 )
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
-
-
 # --- clients and helpers against the leader ---------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from tacit.testing.lies import (
     Lie,
     Make,
     about_sum,
+    by_name,
     client,
     forge,
     helper,
@@ -46,24 +47,6 @@ from tacit.wire.messages import (
     RoundStart,
     Upload,
 )
-
-
-def by_name(lies: list[Lie]) -> Any:
-    assert len({lie.name for lie in lies}) == len(lies)
-    return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("malicious") / "small"
-    write_small_federation(path)
-    return path
-
-
-@pytest.fixture
-def small(folder: Path) -> SmallFederation:
-    """A federation of one's own, for behaviours that change something."""
-    return SmallFederation(folder)
 
 
 def offer(
@@ -221,7 +204,7 @@ OFFERS_TO_SITE = [
 ]
 
 
-@by_name(OFFERS_TO_SITE)
+@pytest.mark.parametrize(**by_name(OFFERS_TO_SITE))
 def test_a_site_does_not_accept(lie, unoffered):
     site_leaks_nothing(unoffered, lie.make(unoffered, Envelope(client(NORTH), b"")), lie)
 

@@ -55,6 +55,7 @@ __all__ = [
     "about_sum",
     "another_run",
     "by_leader",
+    "by_name",
     "client",
     "forge",
     "helper",
@@ -254,6 +255,14 @@ def seeds_of(small: SmallFederation, other: bytes) -> tuple[SealedSeed, ...]:
     """The sealed seeds of a signed upload."""
     seeds: tuple[SealedSeed, ...] = small.read(raw(small, other)).body.seeds
     return seeds
+
+
+def by_name(lies: list[Lie]) -> dict[str, Any]:
+    """What ``pytest.mark.parametrize`` takes: one test for each lie, under its name."""
+    names = [lie.name for lie in lies]
+    if len(set(names)) != len(names):
+        raise ValueError("two lies have one name")
+    return {"argnames": "lie", "argvalues": lies, "ids": names}
 
 
 def set_limits(small: SmallFederation, name: PartyName = NORTH, **limits: Any) -> None:
