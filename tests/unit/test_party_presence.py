@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from tacit.errors import RoundAborted
+from tacit.errors import RoundAborted, TacitError
 from tacit.party import helper as helper_module
-from tacit.testing.federation import SITES, SmallFederation, write_small_federation
+from tacit.testing.federation import (
+    SITES,
+    WITHOUT_NOISE,
+    SmallFederation,
+    write_small_federation,
+)
 from tacit.types import PartyName
 from tacit.wire.messages import HelperKey, KeyRequest, MaskRequest, Refusal, RoundStart, Upload
 
@@ -176,3 +182,58 @@ def test_an_expired_key_is_erased_and_answers_nothing(small):
     (key,) = helper.receive(ask, small.clock())
     assert isinstance(small.read(key).body, HelperKey)
     assert helper._keys[small.terms.run].round == 2
+
+
+def test_without_noise_two_rounds_must_share_a_helper_that_the_site_trusts(tmp_path):
+    """Four helpers, three present: two rounds share two, of whom the site expects one to collude."""
+    aggregation = {"min_cohort": 4, "min_helpers": 3}
+    job = {"privacy": WITHOUT_NOISE["privacy"], "aggregation": aggregation}
+    write_small_federation(tmp_path / "small", job=job)
+    made = SmallFederation(tmp_path / "small")
+    limit(made.sites[NORTH], max_colluding_helpers=2)
+    made.run()
+    assert made.sites[NORTH].last_error.code == "limits.helper-overlap"
+    again = SmallFederation(tmp_path / "small", seed="another")
+    again.run()
+    assert again.leader.durable.number("complete") == 1
+
+
+def test_more_helpers_than_there_are_cannot_be_required(tmp_path):
+    aggregation = {"min_cohort": 3, "min_helpers": 5}
+    write_small_federation(tmp_path / "small", job={"aggregation": aggregation})
+    with pytest.raises(TacitError) as caught:
+        SmallFederation(tmp_path / "small")
+    assert "min_helpers" in str(caught.value)
+
+
+def test_a_look_is_drawn_among_operators_not_clients(tmp_path):
+    """One operator's many clients thin nobody's coin out: 2 ** 64 / 2 is due, of two operators."""
+    write_small_federation(tmp_path / "small", job={"privacy": {"sampling_rate": 1.0}})
+    made = SmallFederation(tmp_path / "small")
+    start, site = made.until(RoundStart, 2)[NORTH], made.sites[NORTH]
+    roster = type(site.roster)
+    drawn = (2**63 - 1).to_bytes(8, "big")
+
+    class TwoOperators(roster):
+        def operators(self, names):
+            return frozenset(list(super().operators(names))[:2])
+
+    aggregate = made.read(start).body.previous
+    entropy = dataclasses.replace(site.ports, entropy=Fixed(drawn))
+    site.ports, site.roster = entropy, TwoOperators(site.roster.federation, site.roster.members)
+    assert site._owed(made.terms, aggregate, made.clock()) is not None
+    site.ports = dataclasses.replace(site.ports, entropy=Fixed((2**63).to_bytes(8, "big")))
+    with site.ports.store.transaction():
+        site.state(made.terms.run_id).delete("readd-owed")
+        site.state(made.terms.run_id).delete("readd")
+    assert site._owed(made.terms, aggregate, made.clock()) is None
+
+
+class Fixed:
+    """Entropy that gives the same bytes."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def draw(self, size):
+        return self.data[:size]
