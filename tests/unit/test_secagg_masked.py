@@ -19,7 +19,7 @@ from tacit.secagg.masked import (
     round_context,
     unmask,
 )
-from tacit.secagg.plain import plain_context, plain_sum
+from tacit.secagg.plain import plain_context
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.sealing import SeededSealing
 
@@ -140,7 +140,6 @@ def test_empty_sums_are_refused():
     for call in (
         lambda: unmask([], [VECTOR], RING),
         lambda: unmask([VECTOR], [], RING),
-        lambda: plain_sum([], RING),
         lambda: mask_sum([], RING, 5),
         lambda: open_seeds([], context=CONTEXT, helper="a", opener=None),
         lambda: cohort_digest([]),
@@ -154,8 +153,6 @@ def test_vectors_of_other_lengths_are_refused():
         unmask([VECTOR, VECTOR[:1]], [VECTOR], RING)
     with pytest.raises(ValueError, match="lengths differ"):
         unmask([VECTOR], [VECTOR[:1]], RING)
-    with pytest.raises(ValueError, match="lengths differ"):
-        plain_sum([VECTOR, VECTOR[:1]], RING)
 
 
 def test_cohort_digest_names_a_set():

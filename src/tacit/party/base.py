@@ -36,6 +36,7 @@ from tacit.wire.messages import MAX_SIGNED, Offer, Record
 __all__ = ["Party", "Ports", "RunState", "drop_envelope", "keep_envelope", "kept_envelope"]
 
 MAX_REFUSED = 1024
+"""Refused messages that a party remembers, so that a replay of one costs nothing."""
 MAX_TERMS = 64
 """Runs whose terms stay in memory; older ones are read again from the store."""
 

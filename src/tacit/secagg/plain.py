@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from tacit.algebra.ring import WIDTHS, Ring, RingVector
+from tacit.algebra.ring import WIDTHS
 from tacit.errors import LocalProtocolError
 from tacit.types import Digest
 from tacit.wire.codec import Size, encode
 
-__all__ = ["plain_context", "plain_sum"]
+__all__ = ["plain_context"]
 
 PROTOCOL = "tacit plain v1"
 
@@ -38,21 +37,3 @@ def plain_context(*, run: Digest, round_number: int, model: Digest, bits: int) -
         raise LocalProtocolError("secagg.bits", f"a ring has 16, 24 or 32 bits, not {bits}")
     context = _Context(protocol=PROTOCOL, run=run, round=round_number, model=model, bits=bits)
     return Digest(hashlib.sha256(encode(context)).digest())
-
-
-def plain_sum(uploads: Sequence[RingVector], ring: Ring) -> RingVector:
-    """The sum of the clients' vectors.
-
-    Args:
-        uploads: At least one vector of d elements.
-        ring: Of all vectors.
-
-    Returns:
-        d elements.
-
-    Raises:
-        LocalProtocolError: Nothing to sum.
-    """
-    if not uploads:
-        raise LocalProtocolError("secagg.empty", "a sum needs at least one upload")
-    return ring.sum(uploads, len(uploads[0]))
