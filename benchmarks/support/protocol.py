@@ -179,7 +179,7 @@ def plan(bits: int, dimension: int) -> Plan:
         delta=1e-6,
         clip_norm=1.0,
         sampling_rate=1.0,
-        expected_records=UNITS,
+        expected_units=UNITS,
         rounds=20,
         helpers=HELPERS,
         max_colluding=1,

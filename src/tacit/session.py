@@ -435,7 +435,7 @@ class Federation:
 
         helpers = choose_helpers(job, tuple(sorted(folders)))
         check_cohort(job, tuple(sorted(folders)), helpers, roster)
-        workload = Workload.build(job, load(job, schema))
+        workload = Workload.build(job, load(job, schema), len(schema.classes))
         evaluation = workload.prepare(source.read())
         opened = {
             name: folder.parties(roster, load, world, pinned=model is None)

@@ -17,7 +17,7 @@ FEDAVG = {"algorithm": "fedavg", "optimiser": "sgd", "learning_rate": 1.0, "aver
 @pytest.mark.parametrize("bits", [16, 32])
 def test_every_site_keeps_its_own_bias(tmp_path, bits):
     job = {
-        "privacy": {**WITHOUT_NOISE["privacy"], "clip_norm": 2.0, "expected_records": 12},
+        "privacy": {**WITHOUT_NOISE["privacy"], "clip_norm": 2.0, "expected_units": 12},
         "aggregation": {"min_cohort": 4, "ring_bits": bits},
         "training": {**FEDAVG, "local_layers": ["bias"], "metrics_share": 0.1},
     }

@@ -209,7 +209,7 @@ JOB = {
     "model": "logistic",
     "data": {"contract": "synthetic"},
     "evaluation": {"contract": "evaluation.toml"},
-    "privacy": {"epsilon": 8.0, "sampling_rate": 0.5, "expected_records": 400},
+    "privacy": {"epsilon": 8.0, "sampling_rate": 0.5, "expected_units": 400},
     "aggregation": {"min_cohort": 3, "helpers": ["east", "north"]},
 }
 SCHEMA = Schema(
@@ -233,7 +233,7 @@ def _plan_seeds() -> tuple[bytes, ...]:
         delta=1e-5,
         clip_norm=1.0,
         sampling_rate=0.5,
-        expected_records=400,
+        expected_units=400,
         noise_multiplier=2.0,
         helpers=4,
         min_helpers=3,

@@ -4,9 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tacit.learn.gradient_sum import record_sum
+from tacit.learn.gradient_sum import Encoding, unit_sum
 from tacit.learn.models import LogisticRegression
 from tacit.learn.record_metrics import MetricCode
+from tacit.learn.row_code import RowCode
 from tacit.privacy.integers import sensitivity
 
 CASES = {
@@ -17,16 +18,20 @@ CASES = {
 }
 
 
-def setting(n, classes, micro_batch, seed, metrics=None):
+def setting(n, classes, micro_batch, seed, metrics=None, mode="flat"):
     rng = np.random.default_rng(seed)
     model = LogisticRegression(6, classes)
     theta = rng.normal(size=model.dimension)
     x, y = rng.normal(size=(n, 6)), rng.integers(0, classes, n)
-    public = {"clip_norm": 0.5, "grid": 2.0**-24, "micro_batch": micro_batch, "metrics": metrics}
+    rows_of = (classes if classes > 2 else 1,)
+    layers = (6 * rows_of[0], rows_of[0])
+    code = RowCode.of(0.5, mode, layers=layers, bit_share=0.05, metrics=metrics)
+    encoding = Encoding(0.5, 2.0**-24, micro_batch, 0.7 if mode == "adaptive" else 1.0)
 
     def total(rows, chosen=None):
         chosen = np.ones(len(rows), bool) if chosen is None else chosen
-        return record_sum(model, theta, x[rows], y[rows], chosen, **public)
+        groups = np.where(chosen, np.arange(len(rows)), -1)[:, None]
+        return unit_sum(model, theta, (x[rows], y[rows]), groups, code, encoding)
 
     return rng, total
 
@@ -71,3 +76,73 @@ def test_a_row_with_metrics_keeps_the_sensitivity(n, classes, micro_batch, seed,
     assert (total(everyone) - total(everyone, everyone != row) == alone).all()
     assert sum(int(value) ** 2 for value in alone) <= sensitivity(0.5, 2.0**-24) ** 2
     assert alone[-1] != 0
+
+
+@given(**CASES, mode=st.sampled_from(["per-layer", "adaptive", "normalised"]))
+@settings(max_examples=60)
+def test_no_way_of_clipping_exceeds_the_sensitivity(n, classes, micro_batch, seed, mode):
+    rng, total = setting(n, classes, micro_batch, seed, mode=mode)
+    everyone = np.arange(n)
+    row = int(rng.integers(n))
+    alone = total(everyone[row : row + 1])
+    assert (total(everyone) - total(np.delete(everyone, row)) == alone).all()
+    assert sum(int(value) ** 2 for value in alone) <= sensitivity(0.5, 2.0**-24) ** 2
+
+
+def entity_total(seed, micro_batch, metrics=None):
+    """The sum over whole entities, as a function of which of them are there."""
+    rng = np.random.default_rng(seed)
+    model = LogisticRegression(4, 3)
+    theta = rng.normal(size=model.dimension)
+    owner = np.sort(rng.integers(0, 7, 30))
+    x, y = rng.normal(size=(30, 4)), rng.integers(0, 3, 30)
+    x[owner == 3] *= 1e3  # one of them has long gradients, and many of them would add up
+    encoding = Encoding(0.5, 2.0**-24, micro_batch)
+
+    def total(present, cap=4):
+        rows = np.flatnonzero(np.isin(owner, present))
+        entities = np.unique(owner[rows], return_inverse=True)[1]
+        groups = np.full((len(np.unique(owner[rows])), cap), -1)
+        for entity in range(len(groups)):
+            own = np.flatnonzero(entities == entity)[:cap]
+            groups[entity, : len(own)] = own
+        code = RowCode.of(0.5, metrics=metrics)
+        return unit_sum(model, theta, (x[rows], y[rows]), groups, code, encoding)
+
+    return rng, np.unique(owner), total
+
+
+@given(seed=st.integers(0, 2**32), micro_batch=st.integers(1, 5), share=st.sampled_from([0, 0.2]))
+@settings(max_examples=60)
+def test_removing_an_entity_removes_its_share(seed, micro_batch, share):
+    metrics = MetricCode(0.5, share, 4.0) if share else None
+    rng, entities, total = entity_total(seed, micro_batch, metrics)
+    gone = int(rng.choice(entities))
+    alone = total([gone])
+    others = [entity for entity in entities if entity != gone]
+    assert (total(list(entities)) - total(others) == alone).all()
+    assert sum(int(value) ** 2 for value in alone) <= sensitivity(0.5, 2.0**-24) ** 2
+    assert alone.any()
+
+
+def test_an_entity_counts_as_the_mean_of_its_records():
+    model = LogisticRegression(2, 2)
+    theta = np.array([0.3, -0.2, 0.1])
+    x, y = np.array([[0.1, 0.2], [0.3, -0.1], [0.2, 0.2]]), np.array([0, 1, 1])
+    groups = np.array([[0, 1, 2], [-1, -1, -1]])
+    grid = 2.0**-24
+    encoding = Encoding(100.0, grid, 2)
+    total = unit_sum(model, theta, (x, y), groups, RowCode.of(100.0), encoding)
+    expected = model.gradients(theta, x, y).mean(axis=0)
+    assert np.abs(total * grid - expected).max() <= grid
+
+
+def test_a_record_that_is_not_finite_silences_its_entity_and_nothing_else():
+    model = LogisticRegression(2, 2)
+    theta = np.zeros(3)
+    x = np.array([[1.0, 0.2], [np.nan, 0.1], [0.5, 0.5]])
+    records, encoding = (x, np.array([0, 1, 1])), Encoding(1.0, 2.0**-20, 4)
+    both = unit_sum(model, theta, records, np.array([[0, 1], [2, -1]]), RowCode.of(1.0), encoding)
+    one = unit_sum(model, theta, records, np.array([[2, -1]]), RowCode.of(1.0), encoding)
+    assert (both == one).all()
+    assert one.any()

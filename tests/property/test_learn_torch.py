@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tacit.learn.gradient_sum import record_sum
+from tacit.testing.sums import record_sum
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tacit.algebra.ring import Ring
 from tacit.errors import ConfigError
 from tacit.learn.code import load_model
-from tacit.learn.gradient_sum import record_sum
-from tacit.party.coordinates import gradient_of, rotation_seed, vector_length
+from tacit.party.coordinates import Coordinates, rotation_seed
 from tacit.party.job import JobSpec
 from tacit.party.terms import plan_for
 from tacit.party.workload import TrainingData, Workload
 from tacit.testing.entropy import SeededEntropy
+from tacit.testing.sums import record_sum
 
 FEATURES = 3
 RECORDS = 30
@@ -33,14 +33,14 @@ BASE = {
     "evaluation": {"contract": "evaluation/contract.toml"},
     "aggregation": {"min_cohort": 3},
 }
-RECORD = {"epsilon": 4.0, "sampling_rate": 1.0, "expected_records": RECORDS}
+RECORD = {"epsilon": 4.0, "sampling_rate": 1.0, "expected_units": RECORDS}
 EXACT = {"unit": "none", "clip_norm": 100.0, "sampling_rate": 1.0, "max_colluding": 0}
 FEDAVG = {"algorithm": "fedavg", "local_epochs": 2, "local_batch": 4}
 
 
 @functools.lru_cache
 def made(share=0.1, algorithm="sgd", rate=1.0, unit="record", bits=32, clip=None):
-    privacy = {**(RECORD if unit == "record" else EXACT), "expected_records": RECORDS}
+    privacy = {**(RECORD if unit == "record" else EXACT), "expected_units": RECORDS}
     privacy["clip_norm"] = clip or privacy.get("clip_norm", 1.0)
     job = JobSpec.model_validate(
         {
@@ -55,7 +55,7 @@ def made(share=0.1, algorithm="sgd", rate=1.0, unit="record", bits=32, clip=None
             },
         }
     )
-    workload = Workload.build(job, load_model("logistic", None, features=FEATURES, classes=3))
+    workload = Workload.build(job, load_model("logistic", None, features=FEATURES, classes=3), 3)
     return workload, plan_for(job, clients=4, helpers=HELPERS, length=workload.length)
 
 
@@ -67,9 +67,9 @@ def setting(seed, count=RECORDS):
 
 
 def contribution(workload, state, data, plan, seed=0):
-    vector, local = workload.contribution(state, data, plan, SeededEntropy(seed))
-    assert local is None
-    return Ring(plan.ring_bits).centred(vector)
+    result = workload.contribution(state, data, plan, SeededEntropy(seed))
+    assert result.carried.local is None
+    return Ring(plan.ring_bits).centred(result.vector)
 
 
 def rows_of(data, rows):
@@ -179,7 +179,7 @@ def test_the_step_ignores_the_metrics(algorithm, unit):
     other = total.copy()
     other[-2:] = 12345
     assert workload.step(state, total, plan).digest == workload.step(state, other, plan).digest
-    gradient = gradient_of(total, workload.job, plan, state)
+    gradient = workload.coordinates.gradient(total, plan, state)
     assert gradient.any()
     assert workload.step(state, total, plan).digest == workload.rule.step(state, gradient).digest
 
@@ -190,7 +190,7 @@ def test_metrics_take_two_coordinates_and_none_when_off(algorithm, extra):
     on, _ = made(algorithm=algorithm, unit=unit)
     off, plan = made(0.0, algorithm=algorithm, unit=unit)
     assert (off.length, on.length) == (12 + extra, 12 + extra + 2)
-    assert vector_length(off.job, 7) == 7 + extra
+    assert Coordinates.of(off.job, 7, 3).length == 7 + extra
     _, state, data = setting(3)
     total = contribution(off, state, data, plan)
     assert len(total) == off.length
@@ -232,7 +232,7 @@ def test_every_width_carries_the_weighted_mean(bits, share):
     _, state, data = setting(6)
     ring, parts = Ring(bits), np.array_split(np.arange(RECORDS), 4)
     vectors = [
-        workload.contribution(state, rows_of(data, part), plan, SeededEntropy(number))[0]
+        workload.contribution(state, rows_of(data, part), plan, SeededEntropy(number)).vector
         for number, part in enumerate(parts)
     ]
     assert all(vector.dtype == ring.dtype and len(vector) == workload.length for vector in vectors)
@@ -243,8 +243,8 @@ def test_every_width_carries_the_weighted_mean(bits, share):
         contribution(exact, state, rows_of(data, part), fine, number)
         for number, part in enumerate(parts)
     )
-    ours = gradient_of(total, workload.job, plan, state)
-    theirs = gradient_of(wide, exact.job, fine, state)
+    ours = workload.coordinates.gradient(total, plan, state)
+    theirs = exact.coordinates.gradient(wide, fine, state)
     # Four roundings by less than a unit each, in the mean and in the weights, which add up to one.
     assert ours == pytest.approx(theirs, abs=8 * plan.grid)
     assert np.linalg.norm(theirs) > 16 * plan.grid
@@ -260,9 +260,9 @@ def test_the_rotation_follows_from_the_model_alone():
     _, state, data = setting(6)
     other = workload.rule.start(state.theta + 1.0)
     total = contribution(workload, state, data, plan)
-    right = gradient_of(total, workload.job, plan, state)
-    assert right.tobytes() == gradient_of(total, workload.job, plan, state).tobytes()
-    wrong = gradient_of(total, workload.job, plan, other)
+    right = workload.coordinates.gradient(total, plan, state)
+    assert right.tobytes() == workload.coordinates.gradient(total, plan, state).tobytes()
+    wrong = workload.coordinates.gradient(total, plan, other)
     assert np.linalg.norm(wrong - right) > 0.5 * np.linalg.norm(right)
     assert len({rotation_seed(state), rotation_seed(other), bytes(state.digest)}) == 3
 
@@ -273,7 +273,7 @@ def test_a_sum_of_another_length_is_refused(bits):
     _, state, _ = setting(6)
     for length in (workload.length - 1, workload.length + 1):
         with pytest.raises(ValueError, match="as long as a contribution"):
-            gradient_of(np.zeros(length, np.int64), workload.job, plan, state)
+            workload.coordinates.gradient(np.zeros(length, np.int64), plan, state)
 
 
 @pytest.mark.parametrize(
@@ -288,10 +288,10 @@ def test_sixteen_bits_need_whole_updates():
     job = JobSpec.model_validate(
         {
             **BASE,
-            "privacy": {**EXACT, "expected_records": 30},
+            "privacy": {**EXACT, "expected_units": 30},
             "aggregation": {"min_cohort": 3, "ring_bits": 16},
         }
     )
     with pytest.raises(ConfigError) as caught:
-        Workload.build(job, load_model("logistic", None, features=FEATURES, classes=3))
+        Workload.build(job, load_model("logistic", None, features=FEATURES, classes=3), 3)
     assert caught.value.details["key"] == "aggregation.ring_bits"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tacit.algebra.ring import Ring
 from tacit.learn.code import load_model
-from tacit.learn.gradient_sum import record_sum
 from tacit.learn.layout import Entry, Layout
 from tacit.party.job import JobSpec
 from tacit.party.terms import plan_for
@@ -25,6 +24,7 @@ from tacit.testing.federation import (
     SmallFederation,
     write_small_federation,
 )
+from tacit.testing.sums import record_sum
 from tacit.wire.messages import RoundStart, Upload
 
 FEATURES = 3
@@ -34,7 +34,9 @@ RING = Ring(32)
 @functools.lru_cache
 def workload(rate, classes=2):
     job = JobSpec.model_validate({**JOB, "privacy": {**JOB["privacy"], "sampling_rate": rate}})
-    made = Workload.build(job, load_model("logistic", None, features=FEATURES, classes=classes))
+    made = Workload.build(
+        job, load_model("logistic", None, features=FEATURES, classes=classes), classes
+    )
     return made, plan_for(job, clients=4, helpers=4, length=made.length)
 
 
@@ -63,9 +65,9 @@ def cases(draw):
 def contribution(case, rows, seed):
     made, plan, state, (features, labels) = case
     data = TrainingData(features=features[rows], labels=labels[rows])
-    vector, local = made.contribution(state, data, plan, SeededEntropy(seed))
-    assert local is None
-    return vector
+    result = made.contribution(state, data, plan, SeededEntropy(seed))
+    assert result.carried.local is None
+    return result.vector
 
 
 def share(case, row):
@@ -101,7 +103,9 @@ def test_poisson_samples_differ_between_rounds():
     made, plan = workload(0.5)
     data = TrainingData(np.ones((40, FEATURES)), np.zeros(40, dtype=np.int64))
     entropy = SeededEntropy(1)
-    sums = {made.contribution(made.first(b""), data, plan, entropy)[0].tobytes() for _ in range(5)}
+    sums = {
+        made.contribution(made.first(b""), data, plan, entropy).vector.tobytes() for _ in range(5)
+    }
     assert len(sums) > 1
 
 
@@ -137,9 +141,9 @@ def test_removing_a_site_removes_exactly_its_contribution(tmp_path):
         state = fewer.workload.first(
             first_model_seed([(n, a.body.nonce) for n, a in fewer.leader._accepts.items()])
         )
-        own, _ = fewer.workload.contribution(
+        own = fewer.workload.contribution(
             state, site_data(fewer, gone), fewer.terms.plan, SeededEntropy(0)
-        )
+        ).vector
         difference = aggregate(everyone, 1).copy()
         RING.subtract_into(difference, aggregate(fewer, 1).copy())
         assert own.any()
@@ -156,7 +160,7 @@ def test_federated_sum_is_the_pooled_one_bit_for_bit(tmp_path, micro_batch):
     seed = first_model_seed([(n, a.body.nonce) for n, a in small.leader._accepts.items()])
     state = made.first(seed)
     for number in (1, 2, 3):
-        total, _ = made.contribution(state, data, plan, SeededEntropy(0))
+        total = made.contribution(state, data, plan, SeededEntropy(0)).vector
         assert (aggregate(small, number) == total).all()
         state = made.step(state, RING.centred(total), plan)
     assert state.to_bytes() == small.leader.model.to_bytes()

@@ -19,11 +19,11 @@ WIDTHS = st.sampled_from([16, 24, 32])
 def plans(draw) -> Plan:
     """Plans near the edge of what fits: any width, any helpers, with and without noise."""
     bits = draw(WIDTHS)
-    unit = draw(st.sampled_from(["record", "none"]))
+    unit = draw(st.sampled_from(["record", "entity", "client", "none"]))
     colluding = draw(st.integers(1, 9))
     least = draw(st.integers(colluding + 1, 12))
     bound = draw(st.integers(1, 2 ** (bits - 1)))
-    ratio = draw(st.floats(0.05, 40.0)) if unit == "record" else 0.0
+    ratio = draw(st.floats(0.05, 40.0)) if unit != "none" else 0.0
     most = draw(st.integers(least, 14))
     spread = math.sqrt(least / (least - colluding)) * ratio * bound * 9
     fitting = max(1, int((2 ** (bits - 1) - spread) // bound))
@@ -34,7 +34,9 @@ def plans(draw) -> Plan:
             delta=1e-5,
             clip_norm=float(bound),
             sampling_rate=0.5,
-            expected_records=100,
+            visible_sampling=unit == "client" and draw(st.booleans()),
+            max_participations=0,
+            expected_units=100,
             noise_multiplier=ratio,
             helpers=most,
             max_colluding=colluding,

@@ -40,7 +40,7 @@ def plan_for(length: int, clients: int) -> Plan:
         delta=1e-5,
         clip_norm=1.0,
         sampling_rate=1.0,
-        expected_records=100,
+        expected_units=100,
         rounds=3,
         helpers=2,
         max_colluding=1,

@@ -77,7 +77,7 @@ rounds = 1
 model = "logistic"
 data = { contract = "c" }
 evaluation = { contract = "e.toml" }
-privacy = { unit = "none", expected_records = 10, noise = "own" }
+privacy = { unit = "none", expected_units = 10, noise = "own" }
 aggregation = { min_cohort = 2 }
 """
     with pytest.raises(ConfigError, match="adds no noise"):

@@ -364,3 +364,22 @@ def test_a_first_row_that_looks_like_a_header_is_not_shown(tmp_path: Path) -> No
         list(source.record_batches(path, "csv", ("size", "label"), ("size", "label")))
     assert "CANARY" not in str(error.value)
     assert "'label'" in error.value.message
+
+
+def test_entities_are_pseudonyms_of_the_entity_column(tmp_path: Path) -> None:
+    rows = [{**GOOD, "id": name} for name in ("77", "78", "77", "79")]
+    folder = tmp_path
+    text = ",".join(GOOD) + "\n" + "\n".join(",".join(row.values()) for row in rows) + "\n"
+    (folder / "records.csv").write_text(text)
+    made = read(contract().model_copy(update={"entity": "id"}), folder, KEY)
+    assert made.entities is not None
+    first, second, third, fourth = made.entities.tolist()
+    assert first == third
+    assert len({first, second, fourth}) == 3
+    assert not made.entities.flags.writeable
+    other = read(contract().model_copy(update={"entity": "id"}), folder, bytes(32))
+    assert other.entities is not None
+    assert not set(other.entities.tolist()) & set(made.entities.tolist())
+    without = read(contract(), folder, KEY)
+    assert without.entities is None
+    assert without.receipt.data != made.receipt.data

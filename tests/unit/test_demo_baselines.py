@@ -34,10 +34,10 @@ FEATURES = 30
 def workload(**privacy: object) -> tuple[Workload, Plan]:
     content = tomllib.loads(template("hospitals/job.toml"))
     content["rounds"] = 8
-    content["privacy"] |= {"epsilon": 8.0, "sampling_rate": 1.0, "expected_records": 200, **privacy}
+    content["privacy"] |= {"epsilon": 8.0, "sampling_rate": 1.0, "expected_units": 200, **privacy}
     job = JobSpec.model_validate(content)
     model = load_model("logistic", Path(), features=FEATURES, classes=2)
-    made = Workload.build(job, model)
+    made = Workload.build(job, model, 2)
     return made, plan_for(job, clients=4, helpers=4, length=made.length)
 
 
@@ -51,7 +51,7 @@ def data() -> TrainingData:
 def test_the_curator_adds_the_guaranteed_noise_to_the_exact_sum(data: TrainingData) -> None:
     made, plan = workload()
     state = made.first(bytes(32))
-    vector, _ = made.contribution(state, data, plan, SeededEntropy(0))  # every record, rate 1
+    vector = made.contribution(state, data, plan, SeededEntropy(0)).vector  # all records, rate 1
     exact = Ring(plan.ring_bits).centred(vector)
     entropy = SeededEntropy(1)
     noise = np.array([central_sum(made, state, data, plan, entropy) - exact for _ in range(200)])

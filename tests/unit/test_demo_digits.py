@@ -47,7 +47,7 @@ def test_digits_are_held_once_by_eight_clients() -> None:
 def test_the_digits_federation_is_ready(tmp_path: Path) -> None:
     made = digits.split(0)
     job = JobSpec.load(digits.write_federation(tmp_path / "digits", made, entropy=SeededEntropy(2)))
-    assert job.privacy.expected_records == sum(map(len, made.train.values()))
+    assert job.privacy.expected_units == sum(map(len, made.train.values()))
     Roster.load(tmp_path / "digits" / "federation.toml")
     for place in digits.CLIENTS:
         site = tmp_path / "digits" / "sites" / place.name

@@ -186,12 +186,12 @@ def test_the_job_states_the_promised_privacy(
     job = JobSpec.load(federation / "job.toml")
     assert (job.privacy.unit, job.privacy.epsilon, job.privacy.delta) == ("record", 0.9, 1e-5)
     assert (job.privacy.max_colluding, job.privacy.noise) == (1, "shared")
-    assert job.privacy.expected_records == len(split.pooled())
+    assert job.privacy.expected_units == len(split.pooled())
     own = JobSpec.load(hospitals.write_federation(tmp_path / "own", split, variant="own"))
     assert own.privacy.noise == "own"
     plain = JobSpec.load(hospitals.write_federation(tmp_path / "plain", split, variant="plain"))
     assert (plain.privacy.unit, plain.aggregation.protocol) == ("none", "plain")
-    assert max(map(len, split.train.values())) <= plain.privacy.expected_records
+    assert max(map(len, split.train.values())) <= plain.privacy.expected_units
 
 
 def test_policies_permit_their_own_job_only(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tacit.learn.gradient_sum import record_sum
 from tacit.learn.models import LogisticRegression
+from tacit.testing.sums import record_sum
 
 PUBLIC = {"clip_norm": 1.0, "grid": 2.0**-20, "micro_batch": 8}
 

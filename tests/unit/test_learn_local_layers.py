@@ -11,7 +11,7 @@ from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.local import LocalSettings, local_update
 from tacit.party.job import JobSpec
 from tacit.party.terms import plan_for
-from tacit.party.workload import TrainingData, Workload
+from tacit.party.workload import Carried, TrainingData, Workload
 from tacit.testing.entropy import SeededEntropy
 
 FEATURES, RECORDS = 3, 24
@@ -27,7 +27,7 @@ JOB = {
         "unit": "none",
         "clip_norm": 100.0,
         "max_colluding": 0,
-        "expected_records": RECORDS,
+        "expected_units": RECORDS,
     },
     "aggregation": {"min_cohort": 3},
     "training": {
@@ -43,7 +43,7 @@ JOB = {
 def workload(loaded=None, **training):
     job = JobSpec.model_validate({**JOB, "training": {**JOB["training"], **training}})
     loaded = loaded or load_model("logistic", None, features=FEATURES, classes=3)
-    made = Workload.build(job, loaded)
+    made = Workload.build(job, loaded, 3)
     return made, plan_for(job, clients=4, helpers=4, length=made.length)
 
 
@@ -53,8 +53,8 @@ def site(seed=0):
 
 
 def update(made, plan, state, data, local=None, seed=0):
-    vector, local = made.contribution(state, data, plan, SeededEntropy(seed), local)
-    return Ring(plan.ring_bits).centred(vector), local
+    result = made.contribution(state, data, plan, SeededEntropy(seed), Carried(local))
+    return Ring(plan.ring_bits).centred(result.vector), result.carried.local
 
 
 def test_only_shared_parameters_are_in_states_vectors_and_releases():

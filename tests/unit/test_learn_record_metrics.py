@@ -32,25 +32,6 @@ def test_what_is_coded_is_decoded():
     assert decoded["train_loss_std"] == decoded["train_accuracy_std"] == 0.0
 
 
-def test_the_gradient_keeps_the_rest_of_the_squared_norm():
-    gradients = np.array([[30.0, -40.0], [0.3, 0.4], [1e200, 1e200], [0.0, 0.0]])
-    rows = CODE.rows(gradients, np.tile([0.0, 1.0], (4, 1)))
-    lengths = np.linalg.norm(rows[:, :2], axis=1)
-    assert lengths[[0, 2]] == pytest.approx(np.full(2, 2.0 * math.sqrt(0.82)))
-    assert rows[1, :2].tolist() == [0.3, 0.4]
-    assert rows[3, :2].tolist() == [0.0, 0.0]
-    assert rows[0, 0] / rows[0, 1] == pytest.approx(-0.75)
-    assert np.linalg.norm(rows[0]) == pytest.approx(2.0)
-
-
-def test_a_gradient_that_is_not_finite_stays_so():
-    """The encoder then drops the whole row, metrics included."""
-    for bad in (math.nan, math.inf):
-        rows = CODE.rows(np.array([[bad, 1.0], [1.0, 1.0]]), np.ones((2, 2)))
-        assert not np.isfinite(rows[0]).all()
-        assert np.isfinite(rows[1]).all()
-
-
 @pytest.mark.parametrize(
     "change", [{"share": 0.0}, {"share": 0.6}, {"loss_bound": 0.0}, {"clip_norm": math.inf}]
 )
@@ -71,4 +52,5 @@ def test_logistic_records_are_assessed_like_the_mean_loss_and_the_scores(classes
     assessed = model.assess(theta, x, y)
     assert assessed[:, 0].mean() == pytest.approx(model.loss(theta, x, y), rel=1e-12)
     assert assessed[:, 1].tolist() == (model.scores(theta, x).argmax(axis=1) == y).tolist()
+    assert assessed[:, 2] == pytest.approx(model.scores(theta, x)[:, -1], rel=1e-12)
     assert 0 < assessed[:, 1].mean() < 1

@@ -1,6 +1,7 @@
 """The server step against hand-written references, and the state's strict encoding."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -144,3 +145,44 @@ def test_bytes_that_are_no_state_are_refused():
     for bad in broken:
         with pytest.raises(DecodeError):
             ServerState.from_bytes(bad)
+
+
+def test_the_cosine_schedule_falls_from_the_full_rate_towards_zero():
+    rule = ServerRule("sgd", 0.2, rounds=4, schedule="cosine")
+    states = run(rule, [np.ones(3)] * 5)
+    steps = [float(a.theta[0] - b.theta[0]) for a, b in pairwise(states)]
+    expected = [0.2 * (1 + math.cos(math.pi * done / 4)) / 2 for done in (0, 1, 2, 3, 4)]
+    assert steps == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_clip_scale_follows_the_quantile():
+    rule = ServerRule("sgd", 0.1, rounds=9, clip_quantile=0.5, clip_rate=0.2)
+    state = rule.start(THETA)
+    assert state.clip_scale == 1.0
+    assert rule.step(state, THETA, 1.0).clip_scale == pytest.approx(0.9)  # too many short: tighter
+    assert rule.step(state, THETA, 0.0).clip_scale == pytest.approx(1.1)
+    assert rule.step(state, THETA, 0.5).clip_scale == 1.0
+    assert rule.step(state, THETA).clip_scale == 1.0
+    for _ in range(500):
+        state = rule.step(state, np.zeros(3), 1.0)
+    assert state.clip_scale == 2.0**-40
+
+
+def test_the_clip_scale_is_part_of_the_state():
+    one, other = (ServerState(THETA, THETA, THETA, THETA, 0, 1, scale) for scale in (1.0, 1.1))
+    assert one.digest != other.digest
+    assert ServerState.from_bytes(other.to_bytes()).clip_scale == 1.1
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, 2.0**41])
+def test_a_clip_scale_out_of_range_is_not_decoded(scale):
+    with pytest.raises(DecodeError):
+        ServerState.from_bytes(ServerState(THETA, THETA, THETA, THETA, 0, 1, scale).to_bytes())
+
+
+@pytest.mark.parametrize(
+    "change", [{"schedule": "linear"}, {"clip_quantile": 1.5}, {"clip_rate": 1.0}]
+)
+def test_senseless_schedules_are_refused(change):
+    with pytest.raises(ValueError, match=r"must|unknown"):
+        ServerRule("sgd", 0.1, rounds=3, **change)

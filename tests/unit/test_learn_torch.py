@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tacit.errors import ConfigError
-from tacit.learn.gradient_sum import record_sum
 from tacit.learn.models import LogisticRegression
+from tacit.testing.sums import record_sum
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402

@@ -145,7 +145,8 @@ def test_records_are_assessed_like_the_mean_loss_and_the_scores():
     x, y = np.random.default_rng(0).normal(size=(40, 4)), np.arange(40) % 3
     theta = made.initial(b"seed")
     assessed = made.assess(theta, x, y)
-    assert assessed.shape == (40, 2)
+    assert assessed.shape == (40, 3)
+    assert assessed[:, 2] == pytest.approx(made.scores(theta, x)[:, -1], rel=1e-6)
     assert assessed[:, 0].mean() == pytest.approx(made.loss(theta, x, y), rel=1e-6)
     assert assessed[:, 1].tolist() == (made.scores(theta, x).argmax(axis=1) == y).tolist()
     assert 0 < assessed[:, 1].mean() < 1

@@ -23,7 +23,7 @@ SETTINGS = {
     "delta": 1e-5,
     "clip_norm": 1.0,
     "sampling_rate": 0.5,
-    "expected_records": 426,
+    "expected_units": 426,
     "rounds": 40,
     "helpers": 4,
     "max_colluding": 1,
@@ -223,13 +223,13 @@ def test_the_divisor_is_constant(plan):
         ({"sampling_rate": 0.0}, "sampling_rate"),
         ({"sampling_rate": 1.5}, "sampling_rate"),
         ({"sampling_rate": math.nan}, "sampling_rate"),
-        ({"expected_records": 0}, "expected_records"),
+        ({"expected_units": 0}, "expected_units"),
         ({"rounds": 0}, "rounds"),
         ({"max_colluding": 0}, "max_colluding"),
         ({"max_colluding": 4}, "max_colluding"),
         ({"helpers": 1, "own_noise": True}, "max_colluding"),
         ({"dimension": 0}, "model"),
-        ({"expected_records": 2**31}, "expected_records"),
+        ({"expected_units": 2**31}, "expected_units"),
         ({"unit": "patient"}, "unit"),
         ({"ring_bits": 8}, "ring_bits"),
         ({"ring_bits": 20}, "ring_bits"),
@@ -238,7 +238,7 @@ def test_the_divisor_is_constant(plan):
         ({"min_helpers": 1}, "min_helpers"),
         ({"min_helpers": 0}, "min_helpers"),
         ({"min_helpers": 2, "max_colluding": 2}, "min_helpers"),
-        ({"units_bound": 2**31}, "expected_records"),
+        ({"units_bound": 2**31}, "expected_units"),
         ({"unit": "none", "min_helpers": 1}, "min_helpers"),
     ],
 )
@@ -281,7 +281,10 @@ def test_record_round_trip(plan, own, leaving):
         {"rounds": True},
         {"rounds": 0},
         {"unit": 1},
-        {"unit": "client"},
+        {"unit": "person"},
+        {"visible_sampling": True},
+        {"visible_sampling": 1},
+        {"max_participations": 3},
         {"ring_bits": 16},
         {"ring_bits": 31},
         {"ring_bits": 64},
@@ -305,3 +308,45 @@ def test_a_bad_record_is_not_decoded(plan, change):
 def test_something_else_is_not_decoded(record):
     with pytest.raises(DecodeError):
         Plan.from_record(record)
+
+
+CLIENTS = SETTINGS | {
+    "unit": "client",
+    "sampling_rate": 0.1,
+    "expected_units": 3000,
+    "units_bound": 3000,
+    "rounds": 150,
+    "epsilon": 3.0,
+}
+
+
+def test_who_sees_the_cohort_gets_no_amplification():
+    """Visible sampling is priced as plain Gaussian releases against who sees it, secret never."""
+    secret = make_plan(**CLIENTS)
+    assert secret.epsilon() == secret.epsilon(sees_cohort=True) == secret.charge() <= 3.0
+    visible = make_plan(**CLIENTS, visible_sampling=True)
+    assert visible.epsilon() == secret.epsilon()
+    unamplified = accounting.epsilon(
+        noise_ratio=visible.noise_multiplier, sampling_rate=1.0, rounds=150, delta=1e-5
+    )
+    assert visible.charge() == pytest.approx(unamplified, rel=1e-4)
+    assert visible.charge() > 10 * visible.epsilon()
+    capped = make_plan(**CLIENTS, visible_sampling=True, max_participations=15)
+    assert capped.charge() == pytest.approx(9.9, abs=0.3)
+    assert capped.charge(15) == capped.charge(100) == capped.charge()
+    assert capped.charge(3) < capped.charge()
+
+
+@pytest.mark.parametrize("unit", ["record", "entity"])
+def test_only_clients_are_sampled_in_sight_or_capped(unit):
+    for change in ({"visible_sampling": True}, {"max_participations": 2}):
+        with pytest.raises(ConfigError) as caught:
+            make_plan(**SETTINGS | {"unit": unit} | change)
+        assert caught.value.details["key"] == "client_sampling"
+
+
+@pytest.mark.parametrize("unit", ["entity", "client"])
+def test_every_unit_keeps_the_promise(unit):
+    plan = make_plan(**SETTINGS | {"unit": unit})
+    assert 0.99 * 0.9 < plan.epsilon() <= 0.9
+    assert Plan.from_record(plan.to_record()) == plan

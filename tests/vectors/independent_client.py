@@ -399,10 +399,11 @@ class State:
     average: list[float]
     averaged: int = 0
     steps: int = 0
+    clip_scale: float = 1.0
 
     def to_bytes(self) -> bytes:
         arrays = (self.theta, self.momentum, self.second, self.average)
-        header = struct.pack("<QQQ", len(self.theta), self.averaged, self.steps)
+        header = struct.pack("<QQQd", len(self.theta), self.averaged, self.steps, self.clip_scale)
         numbers = b"".join(struct.pack(f"<{len(a)}d", *a) for a in arrays)
         return b"tacit server state v1\x00" + header + numbers
 
@@ -443,7 +444,7 @@ def step(state: State, gradient: list[float], rule: dict[str, Any]) -> State:
     if steps > math.floor(rule["average_from"] * rule["rounds"]):
         averaged += 1
         average = [a + (t - a) / averaged for a, t in zip(average, theta, strict=True)]
-    return State(theta, momentum, second, average, averaged, steps)
+    return State(theta, momentum, second, average, averaged, steps, state.clip_scale)
 
 
 def rotation_exponent(length: int) -> int:

@@ -57,7 +57,7 @@ JOB: dict[str, Any] = {
     "model": "logistic",
     "data": {"contract": "vectors"},
     "evaluation": {"contract": "evaluation/contract.toml"},
-    "privacy": {"epsilon": 2.0, "delta": 1e-5, "sampling_rate": 0.5, "expected_records": 300},
+    "privacy": {"epsilon": 2.0, "delta": 1e-5, "sampling_rate": 0.5, "expected_units": 300},
     "aggregation": {"min_cohort": 3, "helpers": list(HELPERS), "ring_bits": 24},
     "training": {"optimiser": "momentum", "learning_rate": 0.5, "average_from": 0.5},
 }
@@ -200,7 +200,7 @@ def agree() -> Run:
     schema = Schema(columns, "label", ("no", "yes"))
     code = Digest(derived("code"))
     model = LoadedModel(model=LogisticRegression(FEATURES, 2), code=code, pinned=True)
-    workload = Workload.build(job, model)
+    workload = Workload.build(job, model, len(schema.classes))
     roster = make_roster()
     plan = plan_for(job, clients=len(CLIENTS), helpers=len(HELPERS), length=workload.length)
     manifest = Manifest(

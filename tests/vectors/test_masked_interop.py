@@ -161,7 +161,7 @@ def check_model(
         "rounds": others.manifest["rounds"],
         **{key: float(training[key]) for key in ("learning_rate", "momentum", "average_from")},
     }
-    divisor = float(others.plan["sampling_rate"]) * others.plan["expected_records"]
+    divisor = float(others.plan["sampling_rate"]) * others.plan["expected_units"]
     grid = float(others.plan["grid"])
     gradient = [x * grid / divisor for x in total.tolist()]
     state = second.step(second.State.start([0.0] * others.manifest["dimension"]), gradient, rule)

@@ -326,7 +326,7 @@ def test_the_aggregate_is_the_sum_and_the_next_model_follows() -> None:
         "rounds": job["rounds"],
         **{k: float(training[k]) for k in ("learning_rate", "momentum", "average_from")},
     }
-    divisor = float(plan["sampling_rate"]) * plan["expected_records"]
+    divisor = float(plan["sampling_rate"]) * plan["expected_units"]
     gradient = [x * float(plan["grid"]) / divisor for x in content["sum"]]
     before = second.State.start([0.0] * manifest["dimension"])
     after = second.step(before, gradient, rule)

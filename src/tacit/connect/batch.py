@@ -117,15 +117,18 @@ class SanitisedBatch:
         schema: The public schema.
         receipt: What was read and removed.
         extra: Tokenised and generalised columns, row by row; never part of ``features``.
+        entities: Whose record each is, uint64[n], read-only: keyed pseudonyms that differ from the
+            tokens in ``extra``; None if the contract names no entity key.
     """
 
-    __slots__ = ("extra", "features", "labels", "receipt", "schema")
+    __slots__ = ("entities", "extra", "features", "labels", "receipt", "schema")
 
     features: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
     schema: Schema
     receipt: Receipt
     extra: pa.Table
+    entities: npt.NDArray[np.uint64] | None
 
     def __init__(self, *_args: object, **_kwargs: object) -> None:
         raise LocalProtocolError(
@@ -160,10 +163,12 @@ def build_batch(
     schema: Schema,
     receipt: Receipt,
     extra: pa.Table,
+    entities: npt.NDArray[np.uint64] | None = None,
 ) -> SanitisedBatch:
     """Seals what the connector has read; for ``tacit.connect`` only, hence not exported."""
-    features.setflags(write=False)
-    labels.setflags(write=False)
+    for array in (features, labels, entities):
+        if array is not None:
+            array.setflags(write=False)
     batch = object.__new__(SanitisedBatch)
     for name, value in (
         ("features", features),
@@ -171,6 +176,7 @@ def build_batch(
         ("schema", schema),
         ("receipt", receipt),
         ("extra", extra),
+        ("entities", entities),
     ):
         object.__setattr__(batch, name, value)
     return batch

@@ -20,6 +20,7 @@ from tacit.connect.transforms import (
     generalise,
     label_indices,
     parse,
+    pseudonyms,
     stored_type_fits,
     token_key,
     tokens,
@@ -108,9 +109,12 @@ def read(contract: Contract, base: Path, token_key: bytes | None = None) -> Sani
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     schema = contract.schema()
-    receipt = _receipt(plan, schema, features, labels)
     extra = pa.Table.from_batches([part.extra for part in parts])
-    return build_batch(features, labels, schema, receipt, extra)
+    entities = None
+    if contract.entity is not None:
+        entities = pseudonyms(extra.column(contract.entity).combine_chunks())
+    receipt = _receipt(plan, schema, (features, labels, entities))
+    return build_batch(features, labels, schema, receipt, extra, entities)
 
 
 def _apply(
@@ -170,13 +174,14 @@ def _column_keys(contract: Contract, site_key: bytes | None) -> dict[str, bytes]
 def _receipt(
     plan: Plan,
     schema: Schema,
-    features: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
+    content: tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.uint64] | None],
 ) -> Receipt:
-    contract = plan.contract
+    contract, (features, labels, entities) = plan.contract, content
     data = hashlib.sha256(repr(features.shape).encode())
     data.update(np.ascontiguousarray(features, dtype="<f8").data)
     data.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    if entities is not None:
+        data.update(np.ascontiguousarray(entities, dtype="<u8").data)
     rows = len(labels)
     columns = tuple(
         ColumnReceipt(c.name, c.class_, c.action, _detail(c), rows, c.synthetic)

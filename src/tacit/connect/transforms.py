@@ -6,6 +6,7 @@ ever holds a value.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Callable
 from datetime import date
@@ -23,6 +24,7 @@ __all__ = [
     "generalise",
     "label_indices",
     "parse",
+    "pseudonyms",
     "stored_type_fits",
     "token_key",
     "tokens",
@@ -166,6 +168,18 @@ def tokens(cells: pa.Array, key: bytes) -> pa.Array:
         for value in encoded.dictionary.to_pylist()
     ]
     return pa.array(named, type=pa.string()).take(encoded.indices)
+
+
+def pseudonyms(named: pa.Array) -> npt.NDArray[np.uint64]:
+    """Tokens as numbers, uint64[n]: equal where tokens are, and otherwise but for one pair in 2**64."""
+    encoded = named.dictionary_encode()
+    numbers = [
+        int.from_bytes(hashlib.sha256(b"tacit entity v1\0" + token.encode()).digest()[:8], "little")
+        for token in encoded.dictionary.to_pylist()
+    ]
+    indices = encoded.indices.to_numpy(zero_copy_only=False)
+    result: npt.NDArray[np.uint64] = np.array(numbers, dtype=np.uint64)[indices]
+    return result
 
 
 def generalise(cells: pa.Array, how: Generalise) -> pa.Array:

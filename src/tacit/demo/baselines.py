@@ -94,8 +94,8 @@ def central_sum(
     workload: Workload, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy
 ) -> NDArray[np.int64]:
     """One round's sum of clipped, encoded gradients and the curator's noise, ``int64[length]``."""
-    vector, _ = workload.contribution(state, data, plan, entropy)
-    total = Ring(plan.ring_bits).centred(vector)
+    made = workload.contribution(state, data, plan, entropy)
+    total = Ring(plan.ring_bits).centred(made.vector)
     noise: NDArray[np.int64] = discrete_gaussian(plan.guaranteed_variance, len(total), entropy)
     return total + noise
 

@@ -272,7 +272,7 @@ def leader_view(plain: Recording, masked: Recording) -> LeaderView:
         site=site,
         rounds=len(hidden),
         size=sum(vector.nbytes for vector in uploads),
-        plain_records=round(weight * plain.plan.expected_records),
+        plain_records=round(weight * plain.plan.expected_units),
         opened_norm=float(np.linalg.norm(first)),
         glimpses=glimpses,
     )

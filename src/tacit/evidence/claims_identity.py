@@ -212,7 +212,10 @@ def log_inclusion(view: View) -> Claim:
 
 
 def _check_last_round(view: View, findings: Findings) -> None:
-    """A complete run went through all of its rounds; an abort costs the round its number."""
+    """A complete run went through all of its rounds; an abort costs the round its number.
+
+    Whether it may have stopped early follows from its sums: ``model-chain`` recomputes it.
+    """
     try:
         log, rounds = view.log(view.leader), view.manifest.rounds
     except Missing as missing:
@@ -221,5 +224,6 @@ def _check_last_round(view: View, findings: Findings) -> None:
     events = [*log.of("round.started"), *log.of("round.aborted")]
     last = max((event.number("round") for event in events), default=0)
     findings.require(
-        last == rounds, f"the run is marked complete and ends with round {last} of {rounds}"
+        last == rounds or view.job.evaluation.patience > 0,
+        f"the run is marked complete and ends with round {last} of {rounds}",
     )

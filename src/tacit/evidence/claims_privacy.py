@@ -36,7 +36,7 @@ def _at_least(recorded: Decimal, needed: Decimal, reason: str, findings: Finding
 
 def _epsilon(view: View, rounds: int | None = None) -> Decimal:
     """The plan's epsilon for so many rounds, by default for all."""
-    return Decimal(repr(view.plan.epsilon(rounds)))
+    return Decimal(repr(view.plan.charge(rounds)))
 
 
 def _each_client(
@@ -108,7 +108,7 @@ def _check_price(view: View, client: PartyName, decided: Event, findings: Findin
     if view.plan.unit == "none":
         expected = str(UNBOUNDED_EPSILON)
     else:
-        epsilon = view.plan.epsilon()
+        epsilon = view.plan.charge()
         expected = str(math.ceil(epsilon * 1000))
         near = {str(math.ceil(epsilon * 1000 * (1 + sign * 1e-6))) for sign in (-1, 1)}
         if asked != expected and asked in near:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -27,8 +28,9 @@ from tacit.evidence.claims_logs import (
 )
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, RoundView, View
-from tacit.learn.server import ServerRule, ServerState
-from tacit.party.coordinates import gradient_of
+from tacit.learn.early_stop import should_stop
+from tacit.learn.server import ServerState
+from tacit.party.coordinates import server_rule
 from tacit.secagg.masked import cohort_digest
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Received
@@ -180,15 +182,19 @@ def _check_reuse(view: View, findings: Findings) -> None:
 def model_chain(view: View) -> Claim:
     """Every model follows from the first one and the published sums; the last one was released."""
     findings = Findings("model-chain")
-    rule = _rule(view)
+    rule = server_rule(view.job)
     state = rule.start(_initial(view))
     steps, earlier = 0, set()
+    losses: list[float] = []
     for round_view in view.rounds:
         _check_model(view, round_view, state, findings)
         if round_view.aggregate is not None:
             earlier.add(_digest(rule.released(state)))
-            state = rule.step(state, _gradient(view, round_view, state, findings))
+            total = _total(view, round_view, findings)
+            losses.append(_held_out_loss(view, round_view, total, state))
+            state = view.terms.coordinates.step(total, view.plan, state)
             steps += 1
+    _check_early_stop(view, losses, findings)
     for client in view.clients:
         _guarded(findings, partial(check_followed, view, client, findings))
         _guarded(findings, partial(check_added_up, view, client, findings))
@@ -203,17 +209,6 @@ def model_chain(view: View) -> Claim:
 
 def _added_up(view: View) -> int:
     return sum(len(view.log(client).of("aggregate.verified")) for client in view.clients)
-
-
-def _rule(view: View) -> ServerRule:
-    training = view.job.training
-    return ServerRule(
-        optimiser=training.optimiser,
-        learning_rate=training.learning_rate,
-        momentum=training.momentum,
-        average_from=training.average_from,
-        rounds=view.job.rounds,
-    )
 
 
 def _initial(view: View) -> Floats:
@@ -246,8 +241,34 @@ def _check_model(view: View, round_view: RoundView, state: ServerState, findings
             )
 
 
-def _gradient(view: View, round_view: RoundView, state: ServerState, findings: Findings) -> Floats:
-    """The server step's input from a round's sum, as every party of the run computes it."""
+def _held_out_loss(
+    view: View, round_view: RoundView, total: NDArray[np.int64], state: ServerState
+) -> float:
+    """The loss on held-out records in a round's sum; NaN if there is none."""
+    helpers = len(view.present(round_view))
+    if not view.job.evaluation.patience or not helpers:
+        return math.nan
+    found = view.terms.coordinates.metrics(total, view.plan, state, helpers)
+    return found.get("held_out_loss", math.nan)
+
+
+def _check_early_stop(view: View, losses: list[float], findings: Findings) -> None:
+    """A complete run that left rounds out did so because of its held-out losses, and at once."""
+    patience, rounds = view.job.evaluation.patience, view.manifest.rounds
+    early = any(should_stop(losses[:count], patience) for count in range(1, len(losses)))
+    findings.require(not early, "the run went on although its held-out losses said to stop")
+    if not view.complete or should_stop(losses, patience):
+        return
+    log = view.log(view.leader)
+    events = [*log.of("round.started"), *log.of("round.aborted")]
+    findings.require(
+        max((event.number("round") for event in events), default=0) == rounds,
+        "the run stopped early although its held-out losses did not say so",
+    )
+
+
+def _total(view: View, round_view: RoundView, findings: Findings) -> NDArray[np.int64]:
+    """A round's centred sum, as the leader logged it and no larger than an honest one."""
     data, manifest, plan = round_view.aggregate or b"", view.manifest, view.plan
     ring = Ring(plan.ring_bits)
     if len(data) != ring.item_bytes * manifest.length:
@@ -268,7 +289,7 @@ def _gradient(view: View, round_view: RoundView, state: ServerState, findings: F
         norm <= plan.aggregate_norm_bound(manifest.length),
         f"the sum of round {round_view.number} is too large to be honest",
     )
-    return gradient_of(total, view.job, plan, state)
+    return total
 
 
 def _check_release(

@@ -6,7 +6,7 @@ values only. ``tacit.learn.torch_model`` needs PyTorch and is imported on demand
 
 from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.features import scale_features
-from tacit.learn.gradient_sum import record_sum
+from tacit.learn.gradient_sum import unit_sum
 from tacit.learn.layout import Entry, Layout
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import accuracy, auc, evaluate
@@ -29,6 +29,6 @@ __all__ = [
     "evaluate",
     "load_model",
     "local_update",
-    "record_sum",
     "scale_features",
+    "unit_sum",
 ]

@@ -1,76 +1,159 @@
-"""The record-level contribution: a sum of clipped, encoded per-record gradients."""
+"""The contribution of a data holder: a sum of clipped, encoded rows, one for every sampled unit.
+
+A unit is a record, or an entity with several of them. Whatever is sampled, the same work is done: units
+are gathered and padded to whole micro-batches, as many as all of them would fill, at least one.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.learn.held_out import HeldOutCode
 from tacit.learn.models import Model
-from tacit.learn.record_metrics import COORDINATES, MetricCode
+from tacit.learn.row_code import RowCode
 from tacit.privacy.integers import encode_records
 
-__all__ = ["record_sum"]
+__all__ = ["Encoding", "Records", "held_out_sum", "unit_sum"]
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+Records = tuple[Floats, Integers]
+"""Scaled features ``float64[n, k]`` and class indices ``int64[n]``."""
 
 
-def record_sum(  # noqa: PLR0913 - records, selection and public parameters are all needed
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How rows become integers, and how many are computed at a time.
+
+    Args:
+        clip_norm: L2 bound of one row, positive.
+        grid: Value of one integer unit, positive.
+        micro_batch: Units per computation, at least 1; the same at every site.
+        scale: The public scale of adaptive clipping.
+
+    Raises:
+        ValueError: ``micro_batch`` is below 1.
+    """
+
+    clip_norm: float
+    grid: float
+    micro_batch: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.micro_batch < 1:
+            raise ValueError("micro_batch is at least 1")
+
+    def add(self, rows: Floats, count: int, total: Integers) -> None:
+        """Encodes rows and adds the first ``count`` of them to ``total``; the others are padding."""
+        encoded = encode_records(rows, self.clip_norm, self.grid)
+        encoded[count:] = 0  # padding has a gradient too: that of a zero record
+        total += encoded.sum(axis=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """One micro-batch of units, padded: ``used[i, j]`` says whether unit i has a j-th record."""
+
+    records: Records
+    used: NDArray[np.bool_]
+    count: int
+
+    def means(self, values: Floats) -> Floats:
+        """Means over each unit's records, added in order: ``[m c, d]`` to ``[m, d]``."""
+        units, width = self.used.shape
+        if width == 1:
+            return values
+        parts = values.reshape(units, width, -1)
+        total: Floats = np.zeros((units, parts.shape[2]))
+        for index in range(width):
+            total += np.where(self.used[:, index, None], parts[:, index], 0.0)
+        total /= np.maximum(self.used.sum(axis=1), 1)[:, None]
+        return total
+
+
+def unit_sum(
     model: Model,
-    theta: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.int64],
-    selected: NDArray[np.bool_],
-    *,
-    clip_norm: float,
-    grid: float,
-    micro_batch: int,
-    metrics: MetricCode | None = None,
-) -> NDArray[np.int64]:
-    """Integer sum of the selected records' clipped gradients, ``int64[d]``; with metrics ``[d + 2]``.
+    theta: Floats,
+    records: Records,
+    groups: Integers,
+    code: RowCode,
+    encoding: Encoding,
+) -> Integers:
+    """Integer sum of the sampled units' rows, ``int64[d + code.extra]``.
 
-    The records are gathered and padded to whole micro-batches, as many as all ``n`` records would
-    fill, at least one: the work done does not depend on how many were selected.
+    An entity's gradient, and its metrics, are the mean over those of its records that are used.
 
     Args:
         model: Gives per-record gradients.
         theta: Parameters, ``float64[d]``.
-        x: Scaled features, ``float64[n, k]``.
-        y: Class indices, ``int64[n]``.
-        selected: The round's Poisson sample, ``bool[n]``.
-        clip_norm: L2 bound of one record's gradient, positive.
-        grid: Value of one integer unit, positive.
-        micro_batch: Records per gradient computation, at least 1; the same at every site.
-        metrics: Appends two metric coordinates to every record's row, within the same bound.
+        records: All records of the data holder.
+        groups: ``int64[m, c]``, see ``privacy.sampling.draw_groups``.
+        code: How a row is made up.
+        encoding: How it becomes integers.
 
     Raises:
-        ValueError: Shapes disagree or ``micro_batch`` is below 1.
+        ValueError: Shapes disagree.
 
     Guarantee:
-        Adding or removing one record changes the result by exactly that record's encoded row, a
-        function of the record, ``theta`` and public parameters, of integer norm at most
-        ``floor(clip_norm / grid)`` as a whole, metrics included; padding and records whose gradient
-        is not finite contribute zero. Tests:
+        Adding or removing one unit, with all of its records, changes the result by exactly its encoded
+        row, a function of its records, ``theta`` and public parameters, of integer norm at most
+        ``floor(clip_norm / grid)`` as a whole, clip bit and metrics included, however many records it
+        has; padding and units whose gradient is not finite contribute zero. Tests:
         ``tests/property/test_learn_gradient_sum.py::test_removing_a_record_removes_its_share``,
-        ``::test_a_row_with_metrics_keeps_the_sensitivity``.
+        ``::test_a_row_with_metrics_keeps_the_sensitivity`` and
+        ``::test_removing_an_entity_removes_its_share``.
 
     Reference:
-        Abadi et al. 2016, algorithm 1.
+        Abadi et al. 2016, algorithm 1; McMahan et al. 2018 (one clipped contribution per user).
     """
-    n = len(x)
-    if x.ndim != 2 or y.shape != (n,) or selected.shape != (n,) or micro_batch < 1:
-        raise ValueError("x is [n, k], y and selected are [n], micro_batch is at least 1")
-    count = int(np.count_nonzero(selected))
-    batches = max(1, -(-n // micro_batch))
-    features = np.zeros((batches * micro_batch, x.shape[1]))
-    labels = np.zeros(batches * micro_batch, dtype=np.int64)
-    features[:count] = x[selected]
-    labels[:count] = y[selected]
-    length = model.dimension + (COORDINATES if metrics is not None else 0)
-    total = np.zeros(length, dtype=np.int64)
-    for start in range(0, len(features), micro_batch):
-        batch = slice(start, start + micro_batch)
-        rows = model.gradients(theta, features[batch], labels[batch])
-        if metrics is not None:
-            rows = metrics.rows(rows, model.assess(theta, features[batch], labels[batch]))
-        encoded = encode_records(rows, clip_norm, grid)
-        encoded[max(0, count - start) :] = 0  # padding has a gradient too: that of a zero record
-        total += encoded.sum(axis=0)
+    total = np.zeros(model.dimension + code.extra, dtype=np.int64)
+    for batch in _batches(records, groups, encoding.micro_batch):
+        x, y = batch.records
+        gradients = batch.means(model.gradients(theta, x, y))
+        assessed = batch.means(model.assess(theta, x, y)) if code.metrics is not None else None
+        encoding.add(code.rows(gradients, assessed, encoding.scale), batch.count, total)
     return total
+
+
+def held_out_sum(
+    model: Model,
+    theta: Floats,
+    records: Records,
+    groups: Integers,
+    code: HeldOutCode,
+    encoding: Encoding,
+) -> Integers:
+    """Integer sum of the evaluations of sampled held-out units, ``int64[code.coordinates]``.
+
+    Arguments and guarantee as for ``unit_sum``, for units that nothing is trained on; ``groups`` has one
+    record of each. Test:
+    ``tests/property/test_learn_held_out.py::test_removing_a_held_out_record_removes_its_row``.
+    """
+    total = np.zeros(code.coordinates, dtype=np.int64)
+    for batch in _batches(records, groups[:, :1], encoding.micro_batch):
+        x, y = batch.records
+        encoding.add(code.rows(model.assess(theta, x, y), y), batch.count, total)
+    return total
+
+
+def _batches(records: Records, groups: Integers, size: int) -> Iterator[_Batch]:
+    """Micro-batches of the sampled units and then of padding, as many as all units would fill."""
+    x, y = records
+    if x.ndim != 2 or y.shape != (len(x),) or groups.ndim != 2:
+        raise ValueError("x is [n, k], y is [n], groups is [m, c]")
+    sampled = groups[groups[:, 0] >= 0]
+    for start in range(0, max(1, -(-len(groups) // size)) * size, size):
+        chosen = sampled[start : start + size]
+        group = np.full((size, groups.shape[1]), -1, dtype=np.int64)
+        group[: len(chosen)] = chosen
+        flat = group.reshape(-1)
+        there = flat >= 0
+        features, labels = np.zeros((len(flat), x.shape[1])), np.zeros(len(flat), dtype=np.int64)
+        features[there], labels[there] = x[flat[there]], y[flat[there]]
+        yield _Batch((features, labels), group >= 0, len(chosen))

@@ -112,6 +112,10 @@ class Layout:
         record = [entry.to_record() for entry in self.entries]
         return Digest(hashlib.sha256(b"tacit model layout v1\x00" + rfc8785.dumps(record)).digest())
 
+    def shared_sizes(self) -> tuple[int, ...]:
+        """Elements of every shared entry, in the order of the aggregated vector."""
+        return tuple(entry.size for entry in self._of("shared"))
+
     def offsets(self) -> dict[str, int]:
         """Where each shared entry starts in the aggregated vector."""
         starts, position = {}, 0

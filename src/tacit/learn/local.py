@@ -52,7 +52,8 @@ def local_update(
         x: Scaled features, ``float64[n, k]``, n at least 1.
         y: Class indices, ``int64[n]``.
         settings: Epochs, batch and learning rate.
-        entropy_seed: Governs the order of the records and nothing else.
+        entropy_seed: Governs the order of the records and nothing else; not used where one batch
+            holds them all.
 
     Raises:
         ValueError: There are no records.
@@ -65,7 +66,8 @@ def local_update(
     order = np.random.Generator(np.random.PCG64(int.from_bytes(entropy_seed, "little")))
     local = theta.copy()
     for _ in range(settings.epochs):
-        shuffled = order.permutation(len(x))
+        whole = settings.batch >= len(x)  # one batch holds all: its order would only round sums
+        shuffled = np.arange(len(x)) if whole else order.permutation(len(x))
         for start in range(0, len(x), settings.batch):
             chosen = shuffled[start : start + settings.batch]
             gradients = model.gradients(local, x[chosen], y[chosen])

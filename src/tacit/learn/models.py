@@ -45,9 +45,10 @@ class Model(Protocol):
         ...
 
     def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
-        """Each record's loss, and 1.0 if it is classified right, else 0.0: ``float64[n, 2]``.
+        """Each record's loss, 1.0 or 0.0 for right or wrong, and its score: ``float64[n, 3]``.
 
-        Rows are as independent as those of ``gradients``.
+        The score is the probability of the last class. Rows are as independent as those of
+        ``gradients``.
         """
         ...
 
@@ -126,11 +127,14 @@ class LogisticRegression:
             return exponentials / total
 
     def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
-        """Cross-entropy in nats and correctness of each record; see ``Model.assess``."""
+        """Cross-entropy in nats, correctness and last score of each record; see ``Model.assess``."""
         with np.errstate(all="ignore"):
             logits = self._shifted_logits(theta, x)
             losses = self._losses(logits, y)
-        return np.stack([losses, (logits.argmax(axis=1) == y).astype(np.float64)], axis=1)
+            exponentials = np.exp(logits)
+            scores = exponentials[:, -1] / exponentials.sum(axis=1)
+        right = (logits.argmax(axis=1) == y).astype(np.float64)
+        return np.stack([losses, right, scores], axis=1)
 
     def loss(self, theta: Floats, x: Floats, y: Labels) -> float:
         """Mean cross-entropy in nats."""

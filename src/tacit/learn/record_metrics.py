@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COORDINATES", "MetricCode"]
+__all__ = ["MetricCode"]
 
 Floats = NDArray[np.float64]
 
 COORDINATES = 2
-"""Number of coordinates that the metrics take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +47,28 @@ class MetricCode:
             raise ValueError("the metrics' share must lie in (0, 0.5]")
 
     @property
+    def coordinates(self) -> int:
+        """Number of coordinates that the metrics take."""
+        return COORDINATES
+
+    @property
     def unit(self) -> float:
         """Largest magnitude of either coordinate; the pair has norm ``clip_norm sqrt(share)``."""
         return self.clip_norm * math.sqrt(self.share / COORDINATES)
 
-    @property
-    def gradient_norm(self) -> float:
-        """L2 bound that is left to the gradient: ``clip_norm sqrt(1 - share)``."""
-        return self.clip_norm * math.sqrt(1.0 - self.share)
-
-    def rows(self, gradients: Floats, assessed: Floats) -> Floats:
-        """Rows of norm ``clip_norm`` at most, up to rounding: clipped gradients, then metrics.
-
-        Args:
-            gradients: ``float64[n, d]``; a row that is not finite stays so.
-            assessed: ``float64[n, 2]``: loss, and 1.0 or 0.0 for right or wrong.
-
-        Returns:
-            ``float64[n, d + 2]``; row i depends, bit for bit, on record i only.
-        """
-        return np.concatenate([self._shortened(gradients), self.code(assessed)], axis=1)
+    def bounded(self, losses: Floats) -> Floats:
+        """Losses in 0 to ``loss_bound``; one that is no number counts as large."""
+        numbers = np.nan_to_num(losses, nan=self.loss_bound, posinf=self.loss_bound)
+        return np.clip(numbers, 0.0, self.loss_bound)
 
     def code(self, assessed: Floats) -> Floats:
-        """The coordinates of records, ``float64[n, 2]``; a loss that is no number counts as large."""
+        """The coordinates of records, ``float64[n, 2]``.
+
+        Args:
+            assessed: ``float64[n, 3]`` of ``Model.assess``: loss, 1.0 or 0.0 for right or wrong, score.
+        """
         coded = np.empty((len(assessed), COORDINATES))
-        losses = np.nan_to_num(assessed[:, 0], nan=self.loss_bound, posinf=self.loss_bound)
-        coded[:, 0] = 1.0 - 2.0 * np.clip(losses, 0.0, self.loss_bound) / self.loss_bound
+        coded[:, 0] = 1.0 - 2.0 * self.bounded(assessed[:, 0]) / self.loss_bound
         coded[:, 1] = 2.0 * assessed[:, 1] - 1.0
         return self.unit * coded
 
@@ -97,14 +92,3 @@ class MetricCode:
             "train_accuracy": (1.0 + right) / 2.0,
             "train_accuracy_std": spread,
         }
-
-    def _shortened(self, gradients: Floats) -> Floats:
-        """Rows scaled down to ``gradient_norm``; by their largest coordinate first: no overflow."""
-        with np.errstate(all="ignore"):  # rows that are not finite are the encoder's business
-            values = np.ascontiguousarray(gradients)
-            peak = np.abs(values).max(axis=1, keepdims=True, initial=0.0)
-            unit = values / np.where(peak > 0.0, peak, 1.0)
-            length = np.sqrt(np.square(unit).sum(axis=1, keepdims=True))
-            short = peak * length <= self.gradient_norm
-            factor = self.gradient_norm / np.where(length > 0.0, length, 1.0)
-            return np.where(short, values, unit * factor)

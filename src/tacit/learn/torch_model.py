@@ -122,7 +122,7 @@ class TorchModel:
         return self._by_record("gradients", self._vectorised, theta, x, y)
 
     def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
-        """Loss and correctness of each record, ``float64[n, 2]``; see ``Model.assess``."""
+        """Loss, correctness and last score of each record, ``float64[n, 3]``; see ``Model.assess``."""
         return self._by_record("assess", self._assessed, theta, x, y)
 
     def scores(self, theta: Floats, x: Floats) -> Floats:
@@ -176,7 +176,8 @@ class TorchModel:
         def assess(record: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self._module, parameters, (record[None],))
             right = (logits.argmax(dim=1) == label).to(torch.float64)[0]
-            return torch.stack([self._loss(logits, label[None]).to(torch.float64), right])
+            loss = self._loss(logits, label[None]).to(torch.float64)
+            return torch.stack([loss, right, torch.softmax(logits.to(torch.float64), dim=1)[0, -1]])
 
         parameters = self._parameters(theta)
         records = torch.from_numpy(np.array(x, dtype=np.float32))

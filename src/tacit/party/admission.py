@@ -48,6 +48,7 @@ class DataSource(Protocol):
         ...
 
 
+KEY_BYTES = 32
 COHORTS = "site/cohorts-without-noise"
 MIN_HONEST = 2
 """Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
@@ -238,7 +239,7 @@ class Admission:
                 f"site {self._party.address.party} holds other model code than the run names",
                 remedy="every site must review and install the same model file",
             )
-        workload = Workload.build(terms.job, model)
+        workload = Workload.build(terms.job, model, len(terms.schema.classes))
         same_size = workload.dimension == terms.manifest.dimension
         if workload.layout != terms.manifest.layout or not same_size:
             raise PolicyDenied(
@@ -304,7 +305,7 @@ class Admission:
         self._require_budget(terms)
         if terms.plan.unit == "none":
             return
-        epsilon = terms.plan.epsilon()
+        epsilon = terms.plan.charge()
         with self._party.ports.store.transaction():
             self._budget.reserve(terms.run_id, epsilon, terms.plan.delta)
             self._party.log(
@@ -330,9 +331,9 @@ class Admission:
         built = self.workload(terms, source.contract)
         self._require_budget(terms)
         if terms.plan.unit != "none":
-            self._budget.check(terms.plan.epsilon(), terms.plan.delta)
+            self._budget.check(terms.plan.charge(), terms.plan.delta)
         batch = source.read()
-        built.prepare(batch)
+        built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
         return Examination(decision=decision, receipt=batch.receipt)
 
 

@@ -7,12 +7,14 @@ server step. A party that missed an aggregate takes the server state that a late
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tacit.errors import RemoteProtocolError
+from tacit.learn.early_stop import losses_from_bytes, losses_to_bytes, should_stop
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, RunState
 from tacit.party.context import helper_keys, upload_context
@@ -54,6 +56,11 @@ class ModelChain:
     def included(self) -> int:
         """How many applied aggregates hold this party's own upload."""
         return self.state.number("included")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the held-out losses say that the run should end (``evaluation.patience``)."""
+        return bool(self.state.number("stopped"))
 
     @property
     def current(self) -> ServerState | None:
@@ -110,6 +117,7 @@ class ModelChain:
         self._check_answers(aggregate, context)
         total = self._checked_sum(aggregate, chunks)
         after = self.workload.step(current, total, self.terms.plan)
+        self._watch(current, total, len(aggregate.answers))
         self.state.put("model-before", current.to_bytes())
         self.state.put("model", after.to_bytes())
         self.state.put_number("applied", aggregate.round)
@@ -154,6 +162,18 @@ class ModelChain:
             raise self._fault("chain.proof", "the cohort did not train on the state that was sent")
         self.state.put("model", state.to_bytes())
         return self.apply(aggregate, chunks[parts:])
+
+    def _watch(self, model: ServerState, total: NDArray[np.int64], helpers: int) -> None:
+        """Notes the held-out loss of a round, where the job may stop on it."""
+        patience = self.terms.job.evaluation.patience
+        if not patience:
+            return
+        found = self.workload.metrics(model, total, self.terms.plan, helpers)
+        losses = losses_from_bytes(self.state.get("losses") or b"")
+        losses.append(found.get("held_out_loss", math.nan))
+        self.state.put("losses", losses_to_bytes(losses))
+        if should_stop(losses, patience):
+            self.state.put_number("stopped", 1)
 
     def _context(self, aggregate: Aggregate, model: Digest) -> Digest:
         keys = helper_keys(self.party, self.terms, aggregate.round, aggregate.keys)

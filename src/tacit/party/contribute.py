@@ -9,25 +9,37 @@ from tacit.learn.server import ServerState
 from tacit.party.base import Party
 from tacit.party.context import Keys, helper_keys, upload_context
 from tacit.party.terms import Terms
-from tacit.party.workload import TrainingData, Workload
+from tacit.party.workload import Carried, TrainingData, Workload
 from tacit.secagg.masked import Masked, mask_in_place
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Envelope, Received, digest, split_chunks
-from tacit.wire.messages import RoundStart, Upload
+from tacit.wire.messages import Refusal, RoundStart, Upload
 
 KEY_CHECK = b"tacit key check v1\x00"
 
-__all__ = ["Contribution", "chunk_info", "contribute"]
+NOT_SAMPLED = "client.not-sampled"
+"""Said instead of an upload by a client of a run whose sampling leader and helpers may see."""
+
+__all__ = ["NOT_SAMPLED", "Contribution", "chunk_info", "contribute"]
 
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """An upload that may leave once it is charged and stored, and what local layers became."""
+    """What may leave once it is stored, and what the site keeps of the round.
+
+    Args:
+        envelope: The upload, to be charged; or word that the client was not sampled, which costs nothing.
+        context: What the upload names.
+        model: The model that the round trains on.
+        carried: For the next round.
+        uploads: Whether it is an upload.
+    """
 
     envelope: Envelope
     context: Digest
     model: Digest
-    local: bytes | None
+    carried: Carried
+    uploads: bool
 
 
 def contribute(
@@ -35,7 +47,7 @@ def contribute(
     terms: Terms,
     message: Received,
     model: ServerState,
-    training: tuple[Workload, TrainingData, bytes | None],
+    training: tuple[Workload, TrainingData, Carried],
 ) -> Contribution:
     """Computes, masks and signs the contribution of one round.
 
@@ -44,7 +56,7 @@ def contribute(
         terms: The run.
         message: The round's start.
         model: The model that it starts from.
-        training: Workload, data, and the local layers' state of the last round.
+        training: Workload, data, and what was carried of the last round.
 
     Raises:
         RemoteProtocolError: A helper key is missing, repeated, stale or not signed by its helper.
@@ -53,8 +65,13 @@ def contribute(
     keys = helper_keys(party, terms, message.round, body.keys)
     _check_keys(party, terms, [*keys, (PartyName(terms.manifest.leader), body.leader_key)])
     workload, data, before = training
-    vector, local = workload.contribution(model, data, terms.plan, party.ports.entropy, before)
+    made = workload.contribution(model, data, terms.plan, party.ports.entropy, before)
+    vector = made.vector
     context = upload_context(terms, message.round, model.digest, keys)
+    if terms.plan.visible_sampling and not made.sampled:
+        word = Refusal(code=NOT_SAMPLED, culprit="")
+        envelope = party.send(terms, party.leader(terms), word, round_number=message.round)
+        return Contribution(envelope, context, model.digest, made.carried, uploads=False)
     hidden = Masked(vector, ())
     if terms.masked:
         hidden = mask_in_place(
@@ -74,7 +91,7 @@ def contribute(
         for index, chunk in enumerate(chunks)
     )
     envelope = Envelope(receiver=signed.receiver, message=signed.message, chunks=sealed)
-    return Contribution(envelope=envelope, context=context, model=model.digest, local=local)
+    return Contribution(envelope, context, model.digest, made.carried, uploads=True)
 
 
 def _check_keys(party: Party, terms: Terms, keys: Keys) -> None:

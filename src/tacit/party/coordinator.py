@@ -21,6 +21,7 @@ from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
 from tacit.party.context import upload_context
+from tacit.party.contribute import NOT_SAMPLED
 from tacit.party.desk import Desk
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
@@ -252,7 +253,7 @@ class Coordinator(Party):
         number = self.durable.number("round") + 1
         if self.phase != "offered" or set(self._accepts) != set(self.terms.clients):
             return []
-        if number > self.terms.manifest.rounds:
+        if number > self.terms.manifest.rounds or self.chain.stopped:
             return self._finish(True, now)
         if self._helpers.awaited(number) or not self._helpers.enough(number):
             return []
@@ -431,6 +432,8 @@ class Coordinator(Party):
         serving = ("collecting",) if client else ("collecting", "unmasking")
         if not before and (self.phase not in serving or message.round != self._round.number):
             return []  # Too late to matter.
+        if client and not before and refusal.code == NOT_SAMPLED:
+            return self._drop(message.sender.party, now)
         self.failure = RoundAborted(
             f"refused.{refusal.code}"[:64],
             f"{message.sender} refused: {refusal.code}"

@@ -28,40 +28,88 @@ class Data(Table):
 
 
 class Evaluation(Table):
-    """``[evaluation]``: the public test set on which metrics are computed."""
+    """``[evaluation]``: the public test set, and evaluation on private records that are held out."""
 
     contract: str = Field(
         min_length=1,
         description="Path of a contract with `public = true`, relative to the job file.",
     )
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="Share of each site's units that is never trained on but evaluated in every round, "
+        "inside the masked vector and under the same noise and charge (`sgd` only); 0.0 is off.",
+    )
+    bins: int = Field(
+        default=16,
+        ge=2,
+        le=128,
+        description="Bins of the score histograms from which the held-out AUC follows (two classes).",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Stop early once the smoothed held-out loss has not improved for so many rounds; "
+        "0 is off. The run costs its whole plan all the same.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.patience and not self.holdout:
+            raise ValueError("evaluation.patience needs held-out records: set evaluation.holdout")
+        return self
 
 
 class Privacy(Table):
     """``[privacy]``: the guarantee that the run must give, and the mechanism's public parameters."""
 
-    unit: Literal["record", "none"] = Field(
-        default="record", description="Unit of privacy; `none` switches differential privacy off."
+    unit: Literal["record", "entity", "client", "none"] = Field(
+        default="record",
+        description="Unit of privacy: one `record`; one `entity`, all records of a patient, say, by the "
+        "contracts' entity key; one `client` as a whole (`fedavg`). `none` switches differential "
+        "privacy off.",
     )
     epsilon: float = Field(
         default=1.0,
         ge=0.01,
         le=20,
-        description="Epsilon of the whole run (add or remove one record).",
+        description="Epsilon of the whole run (add or remove one unit).",
     )
     delta: float = Field(default=1e-5, ge=1e-10, le=0.01, description="Delta of the whole run.")
     clip_norm: float = Field(
         default=1.0,
         gt=0,
-        description="L2 bound on one record's gradient (`fedavg`: on one client's update).",
+        description="L2 bound on one unit's gradient (`fedavg`: on one client's update).",
     )
     sampling_rate: float = Field(
-        default=0.5, gt=0, le=1, description="Poisson sampling rate of records in every round."
+        default=0.5, gt=0, le=1, description="Poisson sampling rate of units in every round."
     )
-    expected_records: int = Field(
+    max_records: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="Unit `entity`: so many of an entity's records enter a round at most, drawn anew "
+        "in every round; their mean gradient is clipped.",
+    )
+    client_sampling: Literal["secret", "visible"] = Field(
+        default="secret",
+        description="Unit `client`: `secret`: every client uploads, one that did not sample itself "
+        "uploads zero, and epsilon holds against everybody; `visible`: only sampled clients upload, "
+        "and against leader and helpers, who see that, nothing is amplified.",
+    )
+    max_participations: int | None = Field(
+        default=None,
+        ge=1,
+        description="Unit `client`: in how many rounds one client takes part at most.",
+    )
+    expected_units: int = Field(
         ge=1,
         le=2**31,
-        description="Public constant: records of all sites together (`fedavg`: of the largest "
-        "site, at most); divides the sum, so it must not depend on who takes part.",
+        description="Public constant: units of all sites together: records, entities or clients "
+        "(`fedavg` with unit `none`: records of the largest site, at most); divides the sum, so it must "
+        "not depend on who takes part.",
     )
     max_colluding: int = Field(
         default=1,
@@ -73,6 +121,22 @@ class Privacy(Table):
         description="`own`: every helper adds the full noise, so epsilon holds even if all others "
         "collude.",
     )
+    tuning: Literal["charged", "public-data", "not-declared"] = Field(
+        default="not-declared",
+        description="Where these settings come from, as the result will state it: `charged`: earlier "
+        "runs on this data, each of which paid for itself; `public-data`: data that nobody pays for.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        clients = self.client_sampling == "visible" or self.max_participations is not None
+        if self.unit != "client" and clients:
+            raise ValueError(
+                "client_sampling and max_participations are for unit 'client'; leave them out"
+            )
+        if self.unit != "entity" and self.max_records != 1:
+            raise ValueError("privacy.max_records is for unit 'entity'; leave it out")
+        return self
 
 
 class Aggregation(Table):
@@ -119,13 +183,17 @@ class Training(Table):
 
     algorithm: Literal["sgd", "fedavg"] = Field(
         default="sgd",
-        description="`sgd`: sums of clipped per-record gradients; `fedavg`: weighted updates after "
-        "local epochs (unit `none` only).",
+        description="`sgd`: sums of clipped gradients of records or entities; `fedavg`: updates after "
+        "local epochs, clipped as a whole (unit `client`) or weighted (unit `none`).",
     )
     optimiser: Literal["sgd", "momentum", "adam"] = Field(
         default="momentum", description="Server step, elementwise in float64."
     )
     learning_rate: float = Field(default=1.0, gt=0, description="Server learning rate.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant",
+        description="Of the learning rate: `cosine` lowers it to 0 over the rounds.",
+    )
     momentum: float = Field(
         default=0.9, ge=0, lt=1, description="Momentum (first moment of `adam`)."
     )
@@ -134,6 +202,28 @@ class Training(Table):
         ge=0,
         le=1,
         description="Average the iterates after this fraction of the rounds; 1.0 is off.",
+    )
+    clipping: Literal["flat", "per-layer", "adaptive", "normalised"] = Field(
+        default="flat",
+        description="How a unit's gradient or update is shortened to `privacy.clip_norm`: `flat`: as "
+        "a whole; `per-layer`: every tensor by itself; `adaptive`: as a whole to a norm that follows "
+        "`clip_quantile`; `normalised`: to the same length whether longer or shorter.",
+    )
+    clip_quantile: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="`adaptive`: the fraction of gradients that the clip norm is to leave as they are.",
+    )
+    clip_rate: float = Field(
+        default=0.2, gt=0, lt=1, description="`adaptive`: how fast the clip norm follows."
+    )
+    clip_share: float = Field(
+        default=0.01,
+        gt=0,
+        le=0.25,
+        description="`adaptive`: the part of the squared clip norm that the bit takes by which a unit "
+        "says whether its gradient was short enough; under the same noise and charge.",
     )
     local_epochs: int = Field(default=1, ge=1, le=1000, description="Local epochs (`fedavg`).")
     local_batch: int = Field(default=32, ge=1, le=2**20, description="Local batch size (`fedavg`).")
@@ -205,20 +295,35 @@ class JobSpec(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.training.algorithm == "fedavg" and self.privacy.unit != "none":
+        unit, algorithm = self.privacy.unit, self.training.algorithm
+        if algorithm == "fedavg" and unit in ("record", "entity"):
             raise ValueError(
-                "training.algorithm 'fedavg' has no record-level guarantee; "
-                "use 'sgd' or privacy.unit = 'none'"
+                f"training.algorithm 'fedavg' has no guarantee for unit '{unit}'; "
+                "use 'sgd', privacy.unit = 'client' or privacy.unit = 'none'"
             )
-        if self.privacy.unit == "record" and self.aggregation.protocol == "plain":
+        if algorithm == "sgd" and unit == "client":
+            raise ValueError(
+                "privacy.unit 'client' bounds a client's whole update; set training.algorithm to "
+                "'fedavg', or privacy.unit to 'record'"
+            )
+        if unit != "none" and self.aggregation.protocol == "plain":
             raise ValueError(
                 "aggregation.protocol 'plain' has no helpers to add noise; "
                 "use 'masked' or privacy.unit = 'none'"
             )
-        if self.privacy.unit == "none" and self.privacy.noise == "own":
+        if unit == "none" and self.privacy.noise == "own":
             raise ValueError(
                 "privacy.noise 'own' adds no noise when privacy.unit is 'none'; leave it out"
             )
+        if self.evaluation.holdout and algorithm != "sgd":
+            raise ValueError("evaluation.holdout needs training.algorithm = 'sgd'; leave it out")
+        if unit == "none" and algorithm == "fedavg" and self.training.clipping != "flat":
+            raise ValueError(
+                "weighted updates without differential privacy are clipped flat; leave "
+                "training.clipping out"
+            )
+        if (self.privacy.max_participations or 0) > self.rounds:
+            raise ValueError("privacy.max_participations exceeds rounds; leave it out")
         return self
 
     @classmethod

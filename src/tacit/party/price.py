@@ -31,7 +31,7 @@ def charged_epsilon(terms: Terms, uploads: int) -> float:
     accountant about log2(T) times.
     """
     steps = 1 << (uploads - 1).bit_length()
-    return terms.plan.epsilon(rounds=min(steps, terms.plan.rounds))
+    return terms.plan.charge(min(steps, terms.plan.rounds))
 
 
 def settled_epsilon(terms: Terms, uploads: int) -> float:
@@ -41,7 +41,7 @@ def settled_epsilon(terms: Terms, uploads: int) -> float:
     once anything was uploaded the whole plan counts: an epsilon of a data-dependent number of rounds
     would be no guarantee.
     """
-    return terms.plan.epsilon() if uploads else 0.0
+    return terms.plan.charge() if uploads else 0.0
 
 
 def policy_request(
@@ -57,7 +57,7 @@ def policy_request(
         region=site.region,
         regions=frozenset(roster.member(name).region for name in others),
         aggregation=terms.job.aggregation.protocol,
-        epsilon_milli=math.ceil(terms.plan.epsilon() * 1000) if private else UNBOUNDED_EPSILON,
+        epsilon_milli=math.ceil(terms.plan.charge() * 1000) if private else UNBOUNDED_EPSILON,
         private=private,
         helpers=len(terms.helpers),
         max_colluding=terms.manifest.max_colluding,

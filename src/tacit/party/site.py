@@ -15,7 +15,7 @@ from tacit.errors import (
     TransportError,
 )
 from tacit.learn.server import ServerState
-from tacit.party.admission import Admission, Examination, SiteSetup, guarded
+from tacit.party.admission import KEY_BYTES, Admission, Examination, SiteSetup, guarded
 from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.chain import BEHIND, ModelChain
 from tacit.party.context import helper_keys
@@ -23,7 +23,7 @@ from tacit.party.contribute import Contribution, contribute
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
 from tacit.party.readd import Readd
 from tacit.party.terms import Terms
-from tacit.party.workload import Floats, TrainingData, Workload
+from tacit.party.workload import Carried, Floats, TrainingData, Workload
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, PartyName
@@ -204,15 +204,16 @@ class Site(Party):
         workload = admission.workload(terms, source.contract)  # Model code: only after the policy.
         admission.reserve(terms, now)
         chain = ModelChain(self, terms, workload, state)
+        key = self.ports.entropy.draw(KEY_BYTES)
         try:
             batch = source.read()
             with guarded(self.address.party):
-                data = workload.prepare(batch)
+                data = workload.prepare_private(batch, key)
         except TacitError:
             self._settle(terms, 0.0)  # Nothing left the site.
             raise
         live = Live(terms=terms, chain=chain, workload=workload, data=data)
-        salt, nonce = self.ports.entropy.draw(32), self.ports.entropy.draw(32)
+        salt, nonce = self.ports.entropy.draw(KEY_BYTES), self.ports.entropy.draw(KEY_BYTES)
         accept = Accept(
             nonce=nonce, policy=self._setup.policy.digest, contract=source.contract.digest
         )
@@ -220,6 +221,7 @@ class Site(Party):
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
             admission.keep_cohort(terms)
+            state.put("holdout-key", key)
             state.put("receipt-salt", salt)
             state.put("receipt", batch.receipt.commitment(salt))
             self.log(
@@ -299,10 +301,11 @@ class Site(Party):
         """Computes and sends the contribution to a round that passed every check."""
         terms, data = live.terms, live.data
         assert data is not None
-        local = self.state(terms.run_id).get("local")
+        state = self.state(terms.run_id)
+        carried = Carried(state.get("local"), state.number("participations"))
         # Training may take long: no transaction is open meanwhile, and nothing has left yet.
         with guarded(self.address.party):
-            made = contribute(self, terms, message, model, (live.workload, data, local))
+            made = contribute(self, terms, message, model, (live.workload, data, carried))
         with self.ports.store.transaction():
             self._commit_upload(terms, message, made, now)
         return [made.envelope]
@@ -412,7 +415,7 @@ class Site(Party):
                 "the run",
                 remedy="restore them, or start a new run with the data as it is now",
             )
-        return live.workload.prepare(batch)
+        return live.workload.prepare_private(batch, state.get("holdout-key") or b"")
 
     def _conflict(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """A leader that asks twice for one round, differently, convicts itself: the first is kept."""
@@ -482,6 +485,16 @@ class Site(Party):
     ) -> None:
         """Charges and stores; only after this commit may the upload leave."""
         state = self.state(terms.run_id)
+        state.put_number("round", message.round)
+        state.put(f"start/{message.round}", message.digest)
+        drop_envelope(state, "upload")
+        keep_envelope(state, "upload", made.envelope)
+        state.put_number("participations", made.carried.participations)
+        if made.carried.local is not None:
+            state.put("local", made.carried.local)
+        if not made.uploads:
+            state.delete("upload-digest")
+            return
         uploads = state.number("uploads") + 1
         self.log(
             terms,
@@ -496,12 +509,6 @@ class Site(Party):
             self.budget.charge(terms.run_id, message.round, epsilon)
             self.log(terms, now, "budget.charged", round=message.round, epsilon=repr(epsilon))
         state.put_number("uploads", uploads)
-        state.put_number("round", message.round)
-        state.put(f"start/{message.round}", message.digest)
-        drop_envelope(state, "upload")
-        keep_envelope(state, "upload", made.envelope)
-        if made.local is not None:
-            state.put("local", made.local)
         state.put("upload-digest", digest(made.envelope.message))
         state.put("context", made.context)
         self.log(

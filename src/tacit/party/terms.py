@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tacit.algebra.ring import Ring
 from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
-from tacit.party.coordinates import vector_length
+from tacit.party.coordinates import Coordinates
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
 from tacit.privacy.noise import MAX_DRAWS
@@ -54,6 +54,11 @@ class Terms:
         return Ring(self.plan.ring_bits)
 
     @property
+    def coordinates(self) -> Coordinates:
+        """What lies where in the run's sums."""
+        return Coordinates.of(self.job, self.manifest.dimension, len(self.schema.classes))
+
+    @property
     def phase(self) -> Milliseconds:
         """How long a phase of a round may last."""
         return Milliseconds(1000 * self.job.aggregation.phase_seconds)
@@ -85,7 +90,8 @@ class Terms:
             job = JobSpec.from_canonical(offer.job)
             schema = Schema.from_canonical(offer.schema)
             plan = Plan.from_record(json.loads(manifest.plan))
-            _check(offer, job, plan, roster)
+            terms = cls(manifest, digest(encode(manifest)), job, schema, plan)
+            _check(offer, terms, roster)
         except (ValueError, RecursionError, ConfigError, DecodeError) as error:
             raise RemoteProtocolError(
                 "offer.inconsistent",
@@ -93,13 +99,11 @@ class Terms:
                 remedy="correct the job at the leader",
                 party=manifest.leader,
             ) from error
-        return cls(
-            manifest=manifest, run=digest(encode(manifest)), job=job, schema=schema, plan=plan
-        )
+        return terms
 
 
-def _check(offer: Offer, job: JobSpec, plan: Plan, roster: Roster) -> None:
-    manifest = offer.manifest
+def _check(offer: Offer, terms: Terms, roster: Roster) -> None:
+    manifest, job, plan = terms.manifest, terms.job, terms.plan
     if digest(offer.job) != manifest.job or digest(offer.schema) != manifest.schema:
         raise DecodeError("offer.digest", "job or schema differ from the manifest's digests")
     if roster.digest != manifest.roster:
@@ -108,7 +112,7 @@ def _check(offer: Offer, job: JobSpec, plan: Plan, roster: Roster) -> None:
         raise DecodeError("offer.protocol", "the run uses another protocol than the job")
     if manifest.length > MAX_DRAWS:
         raise DecodeError("offer.length", "the vector is too long")
-    if (manifest.length, manifest.rounds) != (vector_length(job, manifest.dimension), job.rounds):
+    if (manifest.length, manifest.rounds) != (terms.coordinates.length, job.rounds):
         raise DecodeError("offer.length", "vector length or rounds do not fit the job")
     if (manifest.ring_bits, manifest.min_cohort) != (plan.ring_bits, job.aggregation.min_cohort):
         raise DecodeError("offer.encoding", "encoding or cohort do not fit the job")
@@ -131,7 +135,9 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
         and plan.rounds == job.rounds
         and plan.clip_norm == privacy.clip_norm
         and plan.sampling_rate == privacy.sampling_rate
-        and plan.expected_records == privacy.expected_records
+        and plan.visible_sampling == (privacy.client_sampling == "visible")
+        and plan.max_participations == (privacy.max_participations or 0)
+        and plan.expected_units == privacy.expected_units
         and plan.delta == privacy.delta
         and plan.helpers == len(manifest.helpers)
         and plan.min_helpers == _min_helpers(job, len(manifest.helpers))
@@ -144,7 +150,7 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
     own = privacy.noise == "own"
     if not same or manifest.own_noise != own or manifest.max_colluding != colluding:
         raise DecodeError("offer.plan", "the privacy plan does not fit the job")
-    if privacy.unit == "record" and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
+    if plan.private and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
         raise DecodeError("offer.epsilon", "the privacy plan spends more epsilon than the job says")
 
 
@@ -153,7 +159,7 @@ def _units_bound(job: JobSpec, clients: int) -> int:
     privacy = job.privacy
     if job.training.algorithm == "fedavg":
         return clients
-    return sample_bound(privacy.sampling_rate * privacy.expected_records)
+    return sample_bound(privacy.sampling_rate * privacy.expected_units)
 
 
 def _min_helpers(job: JobSpec, helpers: int) -> int:
@@ -258,7 +264,7 @@ def _check_helpers(
     own = job.privacy.noise == "own"
     colluding = len(helpers) - 1 if own else job.privacy.max_colluding
     # Only real noise, of every client's own, makes a sum of one harmless.
-    everyone_helps = own and job.privacy.unit == "record" and set(clients) <= set(helpers)
+    everyone_helps = own and job.privacy.unit != "none" and set(clients) <= set(helpers)
     if job.aggregation.min_cohort - colluding < 2 and not everyone_helps:
         raise ConfigError(
             "job.cohort-too-small",
@@ -282,7 +288,7 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         delta=privacy.delta,
         clip_norm=privacy.clip_norm,
         sampling_rate=privacy.sampling_rate,
-        expected_records=privacy.expected_records,
+        expected_units=privacy.expected_units,
         rounds=job.rounds,
         helpers=helpers,
         max_colluding=privacy.max_colluding,
@@ -291,4 +297,6 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         units_bound=_units_bound(job, clients),
         min_helpers=_min_helpers(job, helpers),
         ring_bits=job.aggregation.ring_bits,
+        visible_sampling=privacy.client_sampling == "visible",
+        max_participations=privacy.max_participations or 0,
     )

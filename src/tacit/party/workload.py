@@ -6,6 +6,7 @@ itself and never has to believe the leader.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,27 +19,27 @@ from tacit.connect import SanitisedBatch
 from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
 from tacit.learn.features import scale_features
-from tacit.learn.gradient_sum import record_sum
+from tacit.learn.gradient_sum import Encoding, Records, held_out_sum, unit_sum
+from tacit.learn.holdout import held_out_rows
 from tacit.learn.layout import Layout
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import evaluate
 from tacit.learn.server import ServerRule, ServerState
 from tacit.party.coordinates import (
-    gradient_of,
+    Coordinates,
     is_rotated,
-    metric_code,
-    metrics_of,
+    is_weighted,
     rotation_seed,
-    vector_length,
+    server_rule,
 )
 from tacit.party.job import JobSpec
 from tacit.privacy.integers import encode_row
 from tacit.privacy.plan import Plan
 from tacit.privacy.rotated import encode_rotated
-from tacit.privacy.sampling import poisson_sample
+from tacit.privacy.sampling import draw_groups, poisson_sample
 from tacit.types import Digest, Entropy, PartyName
 
-__all__ = ["Floats", "TrainingData", "Workload", "first_model_seed"]
+__all__ = ["Carried", "Contributed", "Floats", "TrainingData", "Workload", "first_model_seed"]
 
 Floats = NDArray[np.float64]
 
@@ -48,13 +49,59 @@ LOCAL_SEED = b"tacit local layers"
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Scaled features ``float64[n, k]`` and class indices ``int64[n]`` of one site; memory only."""
+    """What one site trains and evaluates on; memory only.
+
+    Args:
+        features: Scaled features, ``float64[n, k]``.
+        labels: Class indices, ``int64[n]``.
+        entities: Whose record each is, ``int64[n]`` from 0 without gaps; None if every record stands
+            for itself.
+        held_out: Records that are evaluated and never trained on.
+    """
 
     features: Floats
     labels: NDArray[np.int64]
+    entities: NDArray[np.int64] | None = None
+    held_out: TrainingData | None = None
 
     def __repr__(self) -> str:
         return "TrainingData(...)"
+
+    @property
+    def records(self) -> Records:
+        """Features and labels of the records that are trained on."""
+        return self.features, self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a site keeps of a run from one round to the next.
+
+    Args:
+        local: Its local layers; None before the first upload, or without any.
+        participations: In how many rounds it was sampled, for unit ``client``.
+    """
+
+    local: bytes | None = None
+    participations: int = 0
+
+
+FRESH = Carried()
+
+
+@dataclass(frozen=True, slots=True)
+class Contributed:
+    """A contribution, and what the site keeps once it has left.
+
+    Args:
+        vector: ``length`` elements over ``Ring(plan.ring_bits)``.
+        carried: For the next round.
+        sampled: Whether the client was sampled; true for other units.
+    """
+
+    vector: RingVector
+    carried: Carried
+    sampled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,26 +117,25 @@ class Workload:
     model: LoadedModel
     rule: ServerRule
     state_layout: Layout
+    coordinates: Coordinates
 
     @classmethod
-    def build(cls, job: JobSpec, model: LoadedModel) -> Workload:
+    def build(cls, job: JobSpec, model: LoadedModel, classes: int) -> Workload:
         """Puts job and model together.
+
+        Args:
+            job: The job.
+            model: Its model.
+            classes: Number of classes of the public schema.
 
         Raises:
             ConfigError: ``training.local_layers`` does not fit the model, or the ring does not fit
                 the algorithm.
         """
         _check_width(job)
-        training = job.training
-        rule = ServerRule(
-            optimiser=training.optimiser,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            average_from=training.average_from,
-            rounds=job.rounds,
-        )
-        layout = model.model.layout.with_local(training.local_layers)
-        return cls(job=job, model=model, rule=rule, state_layout=layout)
+        layout = model.model.layout.with_local(job.training.local_layers)
+        coordinates = Coordinates.of(job, layout.dimension, classes, layout.shared_sizes())
+        return cls(job, model, server_rule(job), layout, coordinates)
 
     @property
     def dimension(self) -> int:
@@ -99,7 +145,7 @@ class Workload:
     @property
     def length(self) -> int:
         """Number of elements of a contribution."""
-        return vector_length(self.job, self.dimension)
+        return self.coordinates.length
 
     @property
     def layout(self) -> Digest:
@@ -107,9 +153,33 @@ class Workload:
         return self.state_layout.digest
 
     def prepare(self, batch: SanitisedBatch) -> TrainingData:
-        """Scales a sanitised batch; the only way from data to training."""
-        features = scale_features(batch, scale=self.job.features.scale, norm=self.job.features.norm)
-        return TrainingData(features=features, labels=batch.labels)
+        """Scales a sanitised batch that is public: all of it is evaluated on."""
+        return TrainingData(self._scaled(batch), batch.labels)
+
+    def prepare_private(self, batch: SanitisedBatch, holdout_key: bytes) -> TrainingData:
+        """Scales a site's batch and divides it; the only way from a site's data to training.
+
+        Args:
+            batch: The records.
+            holdout_key: Secret of this site and run, 32 bytes: which units are held out follows from it.
+
+        Raises:
+            ConfigError: The job's unit is ``entity``, and the contract names no entity key.
+        """
+        entities = None
+        if self.job.privacy.unit == "entity":
+            entities = _entities(batch)
+        everything = TrainingData(self._scaled(batch), batch.labels, entities)
+        share = self.job.evaluation.holdout
+        if not share:
+            return everything
+        marks = held_out_rows(batch, holdout_key, share, by_entity=entities is not None)
+        held_out = _rows(everything, marks)
+        return dataclasses.replace(_rows(everything, ~marks), held_out=held_out)
+
+    def _scaled(self, batch: SanitisedBatch) -> Floats:
+        features = self.job.features
+        return scale_features(batch, scale=features.scale, norm=features.norm)
 
     def first(self, seed: bytes) -> ServerState:
         """The server state before round 1."""
@@ -139,52 +209,71 @@ class Workload:
         data: TrainingData,
         plan: Plan,
         entropy: Entropy,
-        local: bytes | None = None,
-    ) -> tuple[RingVector, bytes | None]:
-        """One site's contribution of a round, and its local layers afterwards.
+        carried: Carried = FRESH,
+        *,
+        idle: bool = True,
+    ) -> Contributed:
+        """One site's contribution of a round.
 
         Args:
             state: The server state on which the round trains.
             data: The site's records.
             plan: The run's plan.
-            entropy: Samples records (``sgd``), or governs their order and, in 16 bits, the rounding
-                (``fedavg``).
-            local: The local layers that this site stored last; None before its first upload.
-
-        Returns:
-            A vector of ``length`` elements over ``Ring(plan.ring_bits)``, and what the site stores
-            together with the upload: None if the job keeps no layers at the sites.
+            entropy: Samples units, or governs the order of local training and, in 16 bits, rounding.
+            carried: What this site carried after its last upload.
+            idle: Whether a client that is not sampled trains for nothing, so that nobody sees it rest.
 
         Raises:
-            ConfigError: ``fedavg`` with more records than ``privacy.expected_records``.
-            DecodeError: ``local`` is of another layout.
+            ConfigError: Weighted ``fedavg`` with more records than ``privacy.expected_units``.
+            DecodeError: The local layers are of another layout.
 
         Guarantee:
-            Under unit ``record`` each record's clipped, encoded row, metrics included, depends on
-            that record, the model and public parameters only and has integer norm at most
-            ``plan.sensitivity``; removing a record changes the result by exactly its row
-            (neighbouring relation: add or remove one record). Tests:
+            Each unit's clipped, encoded row (a record's, an entity's, or the client's whole vector),
+            metrics included, depends on that unit, the model and public parameters only and has integer
+            norm at most ``plan.sensitivity``; removing a unit changes the result by exactly its row
+            (neighbouring relation: add or remove one unit). A client's work does not depend on whether
+            it was sampled. Tests:
             ``tests/property/test_party_workload.py::test_removing_a_record_removes_its_share``,
+            ``tests/property/test_party_units.py::test_removing_an_entity_removes_its_share``,
+            ``tests/property/test_party_units.py::test_a_client_contributes_its_clipped_update_or_zero``,
             ``tests/property/test_learn_train_metrics.py::test_removing_a_record_removes_its_row``.
             Local layers reach no vector:
             ``tests/unit/test_learn_local_layers.py::test_local_layers_never_leave_the_site``.
         """
-        if self.job.training.algorithm == "fedavg":
-            update, kept = self._weighted_update(state, data, plan, entropy, local)
-            return self._encoded(update, state, plan, entropy), kept
-        selected = poisson_sample(len(data.labels), plan.sampling_threshold, entropy)
-        total = record_sum(
-            self.model.model,
-            self.complete(state.theta, local),
-            data.features,
-            data.labels,
-            selected,
-            clip_norm=plan.clip_norm,
-            grid=plan.grid,
-            micro_batch=self.job.training.micro_batch,
-            metrics=metric_code(self.job),
-        )
-        return Ring(plan.ring_bits).from_integers(total), None
+        if self.job.training.algorithm == "sgd":
+            total = self._unit_sums(state, data, plan, entropy)
+            return Contributed(Ring(plan.ring_bits).from_integers(total), carried)
+        if is_weighted(self.job):
+            return self._weighted_update(state, data, plan, entropy, carried)
+        sampled = bool(poisson_sample(1, plan.sampling_threshold, entropy)[0])
+        sampled &= not plan.max_participations or carried.participations < plan.max_participations
+        if not sampled and not idle:
+            return Contributed(Ring(plan.ring_bits).zeros(self.length), carried, sampled)
+        made = self._client_update(state, data, plan, entropy, carried)
+        if sampled:
+            return made
+        return Contributed(made.vector * np.asarray(0, dtype=made.vector.dtype), carried, sampled)
+
+    def _unit_sums(
+        self, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy
+    ) -> NDArray[np.int64]:
+        """The rows of the sampled records or entities, then those of what is held out."""
+        model, theta = self.model.model, self.complete(state.theta)
+        size, code = self.job.training.micro_batch, self.coordinates
+        encoding = Encoding(plan.clip_norm, plan.grid, size, state.clip_scale)
+        groups = self._groups(data, plan, entropy)
+        total = unit_sum(model, theta, data.records, groups, code.row, encoding)
+        if code.held_out is None:
+            return total
+        other = data.held_out
+        assert other is not None
+        groups = self._groups(other, plan, entropy)
+        evaluated = held_out_sum(model, theta, other.records, groups, code.held_out, encoding)
+        return np.concatenate([total, evaluated])
+
+    def _groups(self, data: TrainingData, plan: Plan, entropy: Entropy) -> NDArray[np.int64]:
+        cap, threshold = self.job.privacy.max_records, plan.sampling_threshold
+        return draw_groups(data.entities, len(data.labels), cap, threshold, entropy)
 
     def _encoded(
         self, update: Floats, state: ServerState, plan: Plan, entropy: Entropy
@@ -206,63 +295,87 @@ class Workload:
         return vector
 
     def _weighted_update(
-        self,
-        state: ServerState,
-        data: TrainingData,
-        plan: Plan,
-        entropy: Entropy,
-        local: bytes | None,
-    ) -> tuple[Floats, bytes | None]:
-        """``float64[length]``, scaled by the weight as a whole, so that averages stay averages."""
-        weight = len(data.labels) / plan.expected_records
+        self, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy, carried: Carried
+    ) -> Contributed:
+        """An update scaled by its weight as a whole, weight included, so that averages stay averages."""
+        weight = len(data.labels) / plan.expected_units
         if weight > 1.0:
             raise ConfigError(
-                "job.expected-records",
+                "job.expected-units",
                 f"this site holds {len(data.labels)} records, the job allows "
-                f"{plan.expected_records} per site",
-                remedy="raise privacy.expected_records in the job",
+                f"{plan.expected_units} per site",
+                remedy="raise privacy.expected_units in the job",
             )
-        training, layout = self.job.training, self.state_layout
+        before, delta = self._trained(state, data, entropy, carried)
+        if not np.isfinite(delta).all():  # diverged: counts as absent, and its local layers stay
+            delta, weight = np.zeros_like(delta), 0.0
+        code, metrics = self.coordinates.row.metrics, np.zeros(0)
+        if code is not None:
+            metrics = code.code(self._mean_assessment(before, data))[0]
+        vector = np.concatenate([self.state_layout.shared(delta), [1.0], metrics])
+        vector *= weight
+        return Contributed(
+            self._encoded(vector, state, plan, entropy), self._keep(before + delta, carried)
+        )
+
+    def _client_update(
+        self, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy, carried: Carried
+    ) -> Contributed:
+        """A sampled client's clipped update: the one row that it is."""
+        before, delta = self._trained(state, data, entropy, carried)
+        code = self.coordinates.row
+        assessed = self._mean_assessment(before, data) if code.metrics is not None else None
+        row = code.rows(self.state_layout.shared(delta)[None, :], assessed, state.clip_scale)[0]
+        after = self._keep(before + delta, carried)
+        return Contributed(
+            self._encoded(row, state, plan, entropy),
+            dataclasses.replace(after, participations=carried.participations + 1),
+        )
+
+    def _trained(
+        self, state: ServerState, data: TrainingData, entropy: Entropy, carried: Carried
+    ) -> tuple[Floats, Floats]:
+        """The model's parameters before local training, and how it moved them."""
+        training = self.job.training
         settings = LocalSettings(
             epochs=training.local_epochs,
             batch=training.local_batch,
             learning_rate=training.local_learning_rate,
         )
-        before = self.complete(state.theta, local)
-        delta = local_update(
-            self.model.model, before, data.features, data.labels, settings, entropy.draw(32)
-        )
-        if not np.isfinite(delta).all():  # diverged: counts as absent, and its local layers stay
-            delta, weight = np.zeros_like(delta), 0.0
-        vector = np.concatenate([layout.shared(delta), [1.0], self._mean_metrics(before, data)])
-        vector *= weight
-        if not layout.local_dimension:
-            return vector, None
-        return vector, layout.local_to_bytes(layout.local(before + delta))
+        before = self.complete(state.theta, carried.local)
+        model, (x, y) = self.model.model, data.records
+        return before, local_update(model, before, x, y, settings, entropy.draw(32))
 
-    def _mean_metrics(self, parameters: Floats, data: TrainingData) -> Floats:
-        """The coded metrics of the model that the round started from; empty without metrics."""
-        code = metric_code(self.job)
-        if code is None:
-            return np.zeros(0)
-        size = self.job.training.micro_batch
+    def _keep(self, after: Floats, carried: Carried) -> Carried:
+        """The local layers of parameters that training led to; as they were if it diverged."""
+        layout = self.state_layout
+        local = layout.local(after)
+        if not len(local) or not np.isfinite(after).all():
+            return carried
+        return dataclasses.replace(carried, local=layout.local_to_bytes(local))
+
+    def _mean_assessment(self, parameters: Floats, data: TrainingData) -> Floats:
+        """``Model.assess`` of the model that the round started from, on average: ``float64[1, 3]``."""
+        size, (x, y) = self.job.training.micro_batch, data.records
         blocks = [
-            self.model.model.assess(
-                parameters, data.features[start : start + size], data.labels[start : start + size]
-            )
-            for start in range(0, len(data.labels), size)
+            self.model.model.assess(parameters, x[start : start + size], y[start : start + size])
+            for start in range(0, len(y), size)
         ]
-        mean: Floats = code.code(np.concatenate(blocks)).mean(axis=0)
+        code = self.coordinates.row.metrics
+        assert code is not None
+        assessed = np.concatenate(blocks)
+        assessed[:, 0] = code.bounded(assessed[:, 0])
+        mean: Floats = assessed.mean(axis=0, keepdims=True)
         return mean
 
     def step(self, state: ServerState, total: NDArray[np.int64], plan: Plan) -> ServerState:
         """The server step on a round's integer sum ``int64[length]``; elementwise float64."""
-        return self.rule.step(state, gradient_of(total, self.job, plan, state))
+        return self.coordinates.step(total, plan, state)
 
     def metrics(
         self, state: ServerState, total: NDArray[np.int64], plan: Plan, helpers: int
     ) -> dict[str, float]:
-        """Training metrics of ``state`` from the sum of the round that trained on it.
+        """The private metrics of ``state`` from the sum of the round that trained on it.
 
         Args:
             state: The server state on which the round trained.
@@ -271,9 +384,9 @@ class Workload:
             helpers: How many helpers added noise to the sum.
 
         Returns:
-            See ``tacit.party.coordinates.metrics_of``.
+            See ``Coordinates.metrics``.
         """
-        return metrics_of(total, self.job, plan, state, helpers)
+        return self.coordinates.metrics(total, plan, state, helpers)
 
     def released(self, state: ServerState) -> Floats:
         """The shared parameters that the run releases."""
@@ -302,6 +415,28 @@ def _check_width(job: JobSpec) -> None:
             remedy="set aggregation.ring_bits to 24 or 32, or training.algorithm to 'fedavg'",
             key="aggregation.ring_bits",
         )
+
+
+def _entities(batch: SanitisedBatch) -> NDArray[np.int64]:
+    """Whose record each is, numbered without gaps."""
+    if batch.entities is None:
+        raise ConfigError(
+            "site.entity",
+            f"the job's unit of privacy is 'entity', and contract '{batch.receipt.name}' names no "
+            "entity key",
+            remedy="set 'entity' in the contract to the column that tells people apart, or "
+            "privacy.unit to 'record'",
+            key="entity",
+        )
+    return np.unique(batch.entities, return_inverse=True)[1].astype(np.int64)
+
+
+def _rows(data: TrainingData, marks: NDArray[np.bool_]) -> TrainingData:
+    """Some of the records; entities, which are there as a whole or not at all, are numbered anew."""
+    entities = None
+    if data.entities is not None:
+        entities = np.unique(data.entities[marks], return_inverse=True)[1].astype(np.int64)
+    return TrainingData(data.features[marks], data.labels[marks], entities)
 
 
 def first_model_seed(accepts: Sequence[tuple[PartyName, bytes]]) -> bytes:

@@ -209,6 +209,11 @@ class Contract(Table):
     name: ContractName = Field(description="Name under which jobs ask for the data set.")
     description: str = Field("", description="What the data set is, for people.")
     public: bool = Field(False, description="Whether anyone may see every record.")
+    entity: Name | None = Field(
+        None,
+        description="Column that tells people (or other entities) apart, for privacy unit `entity`; its "
+        "action is `token`, and it never reaches training code but as whose record each is.",
+    )
     source: Source = Field(description="Where the records lie.")
     columns: Annotated[tuple[Column, ...], Field(min_length=2)] = Field(
         description="Every column of the data file; an undeclared one is refused."
@@ -226,6 +231,17 @@ class Contract(Table):
             raise ValueError("exactly one column has class 'label' and action 'keep'")
         if not any(column.kept and column.class_ == "feature" for column in self.columns):
             raise ValueError("at least one column has class 'feature' and action 'keep'")
+        return self
+
+    @model_validator(mode="after")
+    def _entity_is_a_token(self) -> Self:
+        columns = {column.name: column for column in self.columns}
+        if self.entity is None:
+            return self
+        if self.entity not in columns:
+            raise ValueError(f"entity: there is no column '{self.entity}'")
+        if columns[self.entity].action != "token":
+            raise ValueError(f"entity: column '{self.entity}' needs the action 'token'")
         return self
 
     @classmethod

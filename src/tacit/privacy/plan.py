@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import rfc8785
 
@@ -19,9 +19,10 @@ from tacit.errors import ConfigError, DecodeError
 from tacit.privacy import accounting, integers, noise, sampling
 from tacit.privacy.rotated import rotated_length, rotation_block
 
-__all__ = ["Plan", "make_plan", "sample_bound"]
+__all__ = ["Plan", "Unit", "make_plan", "sample_bound"]
 
-Unit = Literal["record", "none"]
+Unit = Literal["record", "entity", "client", "none"]
+"""What one neighbour is: a record, all records of an entity, a whole client, or nothing at all."""
 
 RING_BITS = (16, 24, 32)
 """Widths of the ring that a job may choose."""
@@ -51,19 +52,22 @@ class Plan:
     """The mechanism's public parameters.
 
     Args:
-        unit: Unit of privacy: one record, or none at all.
+        unit: Unit of privacy.
         rounds: Releases at most.
         delta: Of the whole run.
-        clip_norm: L2 bound of one record's gradient (unit ``none``: of one client's vector).
-        sampling_rate: Poisson rate of records in every round.
-        expected_records: Public constant; with the rate it makes the constant divisor of the sum.
+        clip_norm: L2 bound of one unit's row (unit ``none``: of one client's vector).
+        sampling_rate: Poisson rate of units in every round.
+        visible_sampling: Whether leader and helpers see who was sampled (unit ``client``: those who
+            were not do not upload); otherwise nobody but the data holder does.
+        max_participations: In how many rounds one client is sampled at most; 0 for no cap.
+        expected_units: Public constant; with the rate it makes the constant divisor of the sum.
         noise_multiplier: Guaranteed noise in units of the sensitivity; 0.0 for unit ``none``.
         helpers: Number m of helpers' operators.
         max_colluding: Number t of helpers whose shares are not counted.
         min_helpers: Fewest helpers present in a round; each of those adds one share of noise.
         ring_bits: Width b of the ring of the sum: 16, 24 or 32.
         grid: Value of one integer unit.
-        units_bound: How many records (or clients) the ring has room for in one sum.
+        units_bound: How many units (or clients) the ring has room for in one sum.
 
     Raises:
         ConfigError: A value is out of range, or a sum could wrap around; names the key.
@@ -81,7 +85,9 @@ class Plan:
     delta: float
     clip_norm: float
     sampling_rate: float
-    expected_records: int
+    visible_sampling: bool
+    max_participations: int
+    expected_units: int
     noise_multiplier: float
     helpers: int
     max_colluding: int
@@ -92,15 +98,21 @@ class Plan:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        if self.unit == "record":
-            _check_record(self)
+        _check_sampling(self)
+        if self.private:
+            _check_noise(self)
         elif self.noise_multiplier != 0.0:
             raise _refused("noise_multiplier", "unit 'none' has no noise", "set it to 0.0")
         _check_presence(self)
-        if self.unit == "record":
+        if self.private:
             _check_shares(self)
         if self.coordinate_bound < (1 if self.rotated else self.sensitivity):
             raise _too_narrow(self)
+
+    @property
+    def private(self) -> bool:
+        """Whether the run has differential privacy."""
+        return self.unit != "none"
 
     @property
     def sensitivity(self) -> int:
@@ -113,7 +125,7 @@ class Plan:
 
         Their rounded norm may exceed the sensitivity, up to ``integers.rounded_norm_bound``.
         """
-        return self.unit == "none" and self.ring_bits == min(RING_BITS)
+        return not self.private and self.ring_bits == min(RING_BITS)
 
     @property
     def coordinate_bound(self) -> int:
@@ -152,7 +164,7 @@ class Plan:
 
     def _shares(self) -> tuple[int, ...]:
         """``share_variance`` of every number of helpers from ``min_helpers`` on."""
-        if self.unit == "none":
+        if not self.private:
             return (0,) * (self.helpers - self.min_helpers + 1)
         return _share_variances(
             self.noise_multiplier,
@@ -178,7 +190,7 @@ class Plan:
     @property
     def divisor(self) -> float:
         """The constant by which a sum is divided; never a realised count."""
-        return self.sampling_rate * self.expected_records
+        return self.sampling_rate * self.expected_units
 
     @property
     def coordinate_noise_tail(self) -> int:
@@ -200,7 +212,7 @@ class Plan:
         if self.rotated:
             norm = integers.rounded_norm_bound(norm, dimension)
         signal = float(self.units_bound * norm)
-        if self.unit == "none":
+        if not self.private:
             return signal
         return signal + math.sqrt(self._largest_variance()) * (math.sqrt(dimension) + TAIL)
 
@@ -209,12 +221,17 @@ class Plan:
         present = range(self.min_helpers, self.helpers + 1)
         return max(p * v for p, v in zip(present, self._shares(), strict=True))
 
-    def epsilon(self, rounds: int | None = None, colluding: int | None = None) -> float:
+    def epsilon(
+        self, rounds: int | None = None, colluding: int | None = None, *, sees_cohort: bool = False
+    ) -> float:
         """Epsilon after ``rounds`` releases against ``colluding`` helpers who pool their shares.
 
         Args:
             rounds: All rounds of the plan by default.
             colluding: ``max_colluding`` by default. A party that is no helper counts as none.
+            sees_cohort: Against a party that sees who took part, as leader and helpers do. It makes a
+                difference with ``visible_sampling`` alone: such a party gets no amplification, but at
+                most ``max_participations`` releases of one client.
 
         Returns:
             An upper bound at the plan's delta, the worst over the number of helpers present in each
@@ -225,10 +242,11 @@ class Plan:
             ValueError: A negative count.
 
         Guarantee:
-            Monotone in both arguments.
+            Monotone in both counts, and never amplified for who sees the sampling.
             Checked by ``tests/unit/test_privacy_plan.py::test_epsilon_grows_with_the_coalition``,
-            ``::test_epsilon_grows_with_the_rounds`` and
-            ``::test_epsilon_is_the_worst_over_who_is_present``.
+            ``::test_epsilon_grows_with_the_rounds``,
+            ``::test_epsilon_is_the_worst_over_who_is_present`` and
+            ``::test_who_sees_the_cohort_gets_no_amplification``.
         """
         rounds = self.rounds if rounds is None else rounds
         colluding = self.max_colluding if colluding is None else colluding
@@ -236,16 +254,27 @@ class Plan:
             raise ValueError("rounds and colluding must not be negative")
         if rounds == 0:
             return 0.0
-        if self.unit == "none" or colluding >= self.min_helpers:
+        if not self.private or colluding >= self.min_helpers:
             return math.inf
+        rate = sampling.realised_rate(self.sampling_threshold)
+        if self.visible_sampling and sees_cohort:
+            rate, rounds = 1.0, min(rounds, self.max_participations or rounds)
         return accounting.epsilon(
             noise_ratio=_noise_ratio(self._variance_against(colluding), self.sensitivity),
-            sampling_rate=sampling.realised_rate(self.sampling_threshold),
+            sampling_rate=rate,
             rounds=rounds,
             delta=self.delta,
         )
 
-    def to_record(self) -> dict[str, str | int]:
+    def charge(self, rounds: int | None = None) -> float:
+        """What a data holder pays for so many of its uploads: epsilon against the run's own parties.
+
+        Args:
+            rounds: All rounds of the plan by default.
+        """
+        return self.epsilon(rounds, sees_cohort=True)
+
+    def to_record(self) -> dict[str, str | int | bool]:
         """The plan as text and integers; a float as its shortest decimal text."""
         values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
         return {name: repr(v) if isinstance(v, float) else v for name, v in values}
@@ -279,7 +308,7 @@ def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are
     delta: float,
     clip_norm: float,
     sampling_rate: float,
-    expected_records: int,
+    expected_units: int,
     rounds: int,
     helpers: int,
     max_colluding: int,
@@ -288,6 +317,8 @@ def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are
     units_bound: int | None = None,
     min_helpers: int | None = None,
     ring_bits: int = 32,
+    visible_sampling: bool = False,
+    max_participations: int = 0,
 ) -> Plan:
     """Chooses the least noise and the finest grid that keep the promise.
 
@@ -298,20 +329,22 @@ def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are
     privacy.
 
     Args:
-        unit, delta, clip_norm, sampling_rate, expected_records, rounds, helpers: See ``Plan``.
-        epsilon: Of the whole run, against ``max_colluding`` helpers; ignored for unit ``none``.
+        unit, delta, clip_norm, sampling_rate, expected_units, rounds, helpers: See ``Plan``.
+        epsilon: Of the whole run, against ``max_colluding`` helpers (with ``visible_sampling``: who
+            hold the released models and do not see the cohorts); ignored for unit ``none``.
         max_colluding: Helpers that may collude; ignored with ``own_noise``.
         own_noise: Every helper adds the full noise: ``max_colluding`` becomes ``helpers - 1``.
         dimension: Length of the vector, before or after a rotation pads it.
         units_bound: Units in one sum; by default the expected sample plus ten of its roots.
         min_helpers: Fewest helpers present in a round; all of them by default.
         ring_bits: Width of the ring: 16, 24 or 32.
+        visible_sampling, max_participations: See ``Plan``.
 
     Raises:
         ConfigError: The settings cannot hold together; names the key.
 
     Guarantee:
-        ``plan.epsilon() <= epsilon`` for unit ``record``, certified by the accountant.
+        ``plan.epsilon() <= epsilon`` unless the unit is ``none``, certified by the accountant.
         Checked by ``tests/unit/test_privacy_plan.py::test_plan_keeps_the_promise``.
     """
     colluding = max(helpers - 1, 0) if own_noise else max_colluding
@@ -323,8 +356,10 @@ def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are
         delta=float(delta),
         clip_norm=float(clip_norm),
         sampling_rate=float(sampling_rate),
-        expected_records=expected_records,
-        noise_multiplier=1.0 if unit == "record" else 0.0,
+        visible_sampling=visible_sampling,
+        max_participations=max_participations,
+        expected_units=expected_units,
+        noise_multiplier=0.0 if unit == "none" else 1.0,
         helpers=helpers,
         max_colluding=colluding,
         min_helpers=helpers if min_helpers is None else min_helpers,
@@ -332,8 +367,8 @@ def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are
         grid=_coarse_grid(clip_norm),
         units_bound=1,
     )
-    units = units_bound or sample_bound(sampling_rate * expected_records)
-    if unit == "none":
+    units = units_bound or sample_bound(sampling_rate * expected_units)
+    if not draft.private:
         return _fit_grid(draft, 0.0, units, dimension)
     return _calibrated(draft, epsilon, units, dimension)
 
@@ -441,7 +476,7 @@ def _noise_ratio(variance: int, bound: int) -> float:
 def _check_common(plan: Plan) -> None:
     limits = (
         ("rounds", plan.rounds, 1, MAX_ROUNDS),
-        ("expected_records", plan.expected_records, 1, 2**31),
+        ("expected_units", plan.expected_units, 1, 2**31),
         ("helpers", plan.helpers, 0, MAX_HELPERS),
         ("max_colluding", plan.max_colluding, 0, MAX_HELPERS),
         ("min_helpers", plan.min_helpers, 0, plan.helpers),
@@ -452,22 +487,33 @@ def _check_common(plan: Plan) -> None:
             raise _refused(key, f"it must lie between {least} and {most}", "correct it")
     if plan.ring_bits not in RING_BITS:
         raise _refused("ring_bits", "it must be 16, 24 or 32", "set it to 32")
-    if plan.unit not in ("record", "none"):
-        raise _refused("unit", "it must be 'record' or 'none'", "correct it")
+    if plan.unit not in get_args(Unit):
+        raise _refused("unit", f"it must be one of {', '.join(get_args(Unit))}", "correct it")
     if not accounting.MIN_DELTA <= plan.delta < 1.0:
         raise _refused("delta", f"it must lie in [{accounting.MIN_DELTA}, 1)", "choose 1e-5, say")
     for key, real in (("clip_norm", plan.clip_norm), ("grid", plan.grid)):
         if not 1e-60 < real < 1e60:
             raise _refused(key, "it must lie between 1e-60 and 1e60", "choose a number such as 1.0")
-    if not 2.0**-64 <= plan.sampling_rate <= 1.0:
-        raise _refused("sampling_rate", "it must lie in (0, 1]", "choose a number such as 0.5")
     try:
         integers.sensitivity(plan.clip_norm, plan.grid)
     except ValueError as error:
         raise _refused("grid", str(error), "correct it") from error
 
 
-def _check_record(plan: Plan) -> None:
+def _check_sampling(plan: Plan) -> None:
+    if not 2.0**-64 <= plan.sampling_rate <= 1.0:
+        raise _refused("sampling_rate", "it must lie in (0, 1]", "choose a number such as 0.5")
+    if not 0 <= plan.max_participations <= plan.rounds:
+        raise _refused("max_participations", "it must lie in 0 to rounds", "leave it out")
+    if plan.unit != "client" and (plan.visible_sampling or plan.max_participations):
+        raise _refused(
+            "client_sampling",
+            "only clients are sampled in sight of others, or a limited number of times",
+            "leave client_sampling and max_participations out, or set unit to 'client'",
+        )
+
+
+def _check_noise(plan: Plan) -> None:
     if plan.max_colluding < 1:
         raise _refused(
             "max_colluding",
@@ -489,7 +535,7 @@ def _check_presence(plan: Plan) -> None:
     if not plan.helpers:
         return
     least, danger = max(2, plan.max_colluding + 1), "no honest one might be left in a round"
-    if plan.unit == "none":
+    if not plan.private:
         # Any two rounds share an honest helper, who answers for one and the same cohort only.
         least = max(least, (plan.helpers + plan.max_colluding) // 2 + 1)
         danger = "two rounds without noise might share no honest one"
@@ -521,7 +567,7 @@ def _too_narrow(plan: Plan) -> ConfigError:
         return _refused(
             "ring_bits", reason, f"set aggregation.ring_bits = {wider}, or lower sampling_rate"
         )
-    key = "expected_records" if plan.unit == "record" else "clip_norm"
+    key = "expected_units" if plan.private else "clip_norm"
     remedy = "raise epsilon, lower sampling_rate or use a smaller model"
     return _refused(key, reason, remedy)
 
@@ -535,7 +581,7 @@ def _value(name: str, kind: str, value: Any) -> Any:
             number = math.nan
         if math.isfinite(number) and repr(number) == value:
             return number
-    elif type(value) is {"int": int, "Unit": str}.get(kind):
+    elif type(value) is {"int": int, "bool": bool, "Unit": str}.get(kind):
         return value
     raise DecodeError("plan.value", f"the plan's '{name}' is not valid")
 

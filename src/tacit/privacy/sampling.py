@@ -1,4 +1,4 @@
-"""Poisson sampling of records by exact integer thresholds."""
+"""Poisson sampling of units by exact integer thresholds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tacit.types import Entropy
 
-__all__ = ["poisson_sample", "realised_rate", "threshold"]
+__all__ = ["draw_groups", "poisson_sample", "realised_rate", "threshold"]
 
 RESOLUTION = 2**64
 
@@ -64,3 +64,47 @@ def poisson_sample(n: int, threshold: int, entropy: Entropy) -> NDArray[np.bool_
     # "<= threshold - 1", because 2**64 itself is no 64-bit integer
     selected: NDArray[np.bool_] = words <= np.uint64(threshold - 1)
     return selected
+
+
+def draw_groups(
+    entities: NDArray[np.int64] | None, n: int, cap: int, threshold: int, entropy: Entropy
+) -> NDArray[np.int64]:
+    """The records that a round uses: of each sampled entity up to ``cap``, chosen uniformly.
+
+    Args:
+        entities: Whose record each of the ``n`` is, ``int64[n]`` from 0 to m - 1 without gaps; None if
+            every record is an entity of its own, in this order.
+        n: Number of records.
+        cap: Records of one entity at most, at least 1; ignored without ``entities``.
+        threshold: From ``threshold(rate)``.
+        entropy: Secret randomness; what is drawn depends on n and m alone.
+
+    Returns:
+        ``int64[m, c]`` of indices into the records, c at most ``cap``: a row per entity, -1 where it has
+        no further record, and all over the row of one that was not sampled.
+
+    Raises:
+        ValueError: An argument is out of range.
+
+    Guarantee:
+        Entities are sampled independently, as by ``poisson_sample``; which records of one are used does
+        not depend on any other. Checked by
+        ``tests/unit/test_privacy_sampling.py::test_groups_hold_up_to_cap_records_of_a_sampled_entity``
+        and ``::test_every_record_of_an_entity_is_as_likely``.
+    """
+    if entities is None:
+        selected = poisson_sample(n, threshold, entropy)
+        return np.where(selected, np.arange(n), -1)[:, None]
+    if entities.shape != (n,) or cap < 1:
+        raise ValueError("entities is [n], cap is at least 1")
+    words = np.frombuffer(entropy.draw(8 * n), dtype="<u8")
+    order = np.lexsort((words, entities))
+    counts = np.bincount(entities) if n else np.zeros(0, dtype=np.int64)
+    if not counts.all():
+        raise ValueError("entities are numbered without gaps")
+    place = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
+    groups = np.full((len(counts), max(1, min(cap, counts.max(initial=1)))), -1, dtype=np.int64)
+    used = place < groups.shape[1]
+    groups[entities[order][used], place[used]] = order[used]
+    groups[~poisson_sample(len(counts), threshold, entropy)] = -1
+    return groups

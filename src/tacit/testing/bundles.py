@@ -22,8 +22,9 @@ from tacit.evidence import layout
 from tacit.evidence.archive import pack
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.head import Head, sign
-from tacit.learn.server import ServerRule, ServerState
+from tacit.learn.server import ServerState
 from tacit.ledger.log import Log, log_origin
+from tacit.party.coordinates import server_rule
 from tacit.party.job import JobSpec
 from tacit.policy.cedar import UNBOUNDED_EPSILON
 from tacit.policy.schema import FeatureColumn, Schema
@@ -71,7 +72,7 @@ def _job(protocol: str, unit: str, min_cohort: int) -> JobSpec:
                 "unit": unit,
                 "epsilon": 8.0,
                 "sampling_rate": 0.5,
-                "expected_records": 400,
+                "expected_units": 400,
             },
             "aggregation": {"protocol": protocol, "min_cohort": min_cohort},
             "training": {"learning_rate": 0.5, "average_from": 0.5},
@@ -80,21 +81,23 @@ def _job(protocol: str, unit: str, min_cohort: int) -> JobSpec:
 
 
 def _plan(job: JobSpec, helpers: int) -> Plan:
-    private = job.privacy.unit == "record"
+    private = job.privacy.unit != "none"
     return Plan(
         unit=job.privacy.unit,
         rounds=job.rounds,
         delta=job.privacy.delta,
         clip_norm=job.privacy.clip_norm,
         sampling_rate=job.privacy.sampling_rate,
-        expected_records=job.privacy.expected_records,
+        visible_sampling=False,
+        max_participations=0,
+        expected_units=job.privacy.expected_units,
         noise_multiplier=2.0 if private else 0.0,
         helpers=helpers,
         min_helpers=helpers,
         max_colluding=job.privacy.max_colluding,
         ring_bits=32,
         grid=2.0**-16,
-        units_bound=sample_bound(job.privacy.sampling_rate * job.privacy.expected_records),
+        units_bound=sample_bound(job.privacy.sampling_rate * job.privacy.expected_units),
     )
 
 
@@ -142,13 +145,7 @@ class SyntheticRun:
             )
             for name in names
         }
-        self.rule = ServerRule(
-            optimiser=self.job.training.optimiser,
-            learning_rate=self.job.training.learning_rate,
-            momentum=self.job.training.momentum,
-            average_from=self.job.training.average_from,
-            rounds=self.job.rounds,
-        )
+        self.rule = server_rule(self.job)
         self.initial = np.linspace(-1.0, 1.0, DIMENSION)
         self.state: ServerState = self.rule.start(self.initial)
         self.writer = BundleWriter(self.roster, self.run)

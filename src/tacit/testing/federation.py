@@ -60,7 +60,7 @@ JOB: dict[str, Any] = {
     "model": "logistic",
     "data": {"contract": "small"},
     "evaluation": {"contract": "evaluation/contract.toml"},
-    "privacy": {"epsilon": 0.5, "delta": 1e-5, "sampling_rate": 0.5, "expected_records": 48},
+    "privacy": {"epsilon": 0.5, "delta": 1e-5, "sampling_rate": 0.5, "expected_units": 48},
     "aggregation": {"min_cohort": 3},
     "training": {"micro_batch": 8, "average_from": 0.5},
 }
@@ -114,6 +114,7 @@ def write_small_federation(
     records: int = RECORDS,
     policy: str = POLICY,
     operators: Mapping[PartyName, str] | None = None,
+    entity: bool = False,
 ) -> Path:
     """Writes the federation; returns the path of the job file.
 
@@ -124,6 +125,7 @@ def write_small_federation(
         records: Records per site.
         policy: Every site's Cedar policy.
         operators: Who operates a site, where it is not a clinic of its own.
+        entity: Whether every person has three records, and contracts name them as entities.
     """
     folder.mkdir(parents=True)
     names = tuple(names)
@@ -132,13 +134,15 @@ def write_small_federation(
         site = folder / "sites" / name
         texts = {
             "site.toml": SITE.format(name=name, operator=operator[name]),
-            "contracts/small.toml": _contract("small", "data/records.csv"),
+            "contracts/small.toml": _contract("small", "data/records.csv", entity=entity),
             "policies/train.cedar": policy,
         }
         for place, text in texts.items():
             (site / place).parent.mkdir(parents=True, exist_ok=True)
             (site / place).write_text(text)
-        write_table(site / "data" / "records.csv", _records(records, index))
+        write_table(
+            site / "data" / "records.csv", _records(records, index, each=3 if entity else 1)
+        )
     write_table(folder / "evaluation" / "records.csv", _records(2 * RECORDS, len(names)))
     text = _contract("small-evaluation", "records.csv", public=True)
     (folder / "evaluation" / "contract.toml").write_text(text)
@@ -165,22 +169,23 @@ def _job_text(changes: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _contract(name: str, path: str, *, public: bool = False) -> str:
+def _contract(name: str, path: str, *, public: bool = False, entity: bool = False) -> str:
+    action, head = ("token", {"entity": "name"}) if entity else ("drop", {})
     bounds = {"bounds_source": "made up for tests"}
     columns = [
-        column("name", "string", "identifier", "drop", synthetic=True),
+        column("name", "string", "identifier", action, synthetic=True),
         column("size", "number", "feature", "keep", lower=0.0, upper=10.0, **bounds),
         column("weight", "number", "feature", "keep", lower=-1.0, upper=1.0, **bounds),
         column("answer", "string", "label", "keep", values=list(CLASSES)),
     ]
-    return contract({"name": name, "public": public}, (path, "csv"), columns, "For tests.")
+    return contract({"name": name, "public": public, **head}, (path, "csv"), columns, "For tests.")
 
 
-def _records(count: int, seed: int) -> dict[str, list[Any]]:
+def _records(count: int, seed: int, each: int = 1) -> dict[str, list[Any]]:
     generator = np.random.default_rng(seed)
     labels = generator.integers(2, size=count)
     return {
-        "name": [f"person {seed}-{row}" for row in range(count)],
+        "name": [f"person {seed}-{row // each}" for row in range(count)],
         "size": (3.0 + 3.0 * labels + generator.random(count)).round(3).tolist(),
         "weight": (generator.random(count) - 0.5).round(3).tolist(),
         "answer": [CLASSES[label] for label in labels],
@@ -216,7 +221,9 @@ class SmallFederation:
         self.roster = self.files.roster
         self.job = self.files.job
         self.schema = self.files.schema
-        self.workload = Workload.build(self.job, self.load_model(self.job, self.schema))
+        self.workload = Workload.build(
+            self.job, self.load_model(self.job, self.schema), len(self.schema.classes)
+        )
         names = tuple(member.name for member in self.roster.with_role("client"))
         self._entropy = SeededEntropy(seed)
         self._starts = 0

@@ -18,7 +18,6 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.algebra.ring import RingVector
 from tacit.connect import SanitisedBatch
 from tacit.engine.simulator.vault import Sealed, Vault
 from tacit.learn.code import LoadedModel
@@ -26,7 +25,7 @@ from tacit.party import helper as helper_module
 from tacit.party.admission import DataSource
 from tacit.party.job import JobSpec
 from tacit.party.terms import Terms
-from tacit.party.workload import Workload
+from tacit.party.workload import Contributed, Workload
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
@@ -152,11 +151,11 @@ def watched() -> Iterator[Callable[[Vault], None]]:
     vaults: list[Vault] = []
     contribution = Workload.contribution
 
-    def noted(self: Workload, *arguments: Any) -> tuple[RingVector, bytes | None]:
-        vector, local = contribution(self, *arguments)
+    def noted(self: Workload, *arguments: Any) -> Contributed:
+        made = contribution(self, *arguments)
         if vaults:  # A copy: masks are added in place.
-            vaults[-1].contributions.append((vaults[-1].current, vector.astype(np.int64)))
-        return vector, local
+            vaults[-1].contributions.append((vaults[-1].current, made.vector.astype(np.int64)))
+        return made
 
     def share(_variance: int, size: int, _entropy: Entropy) -> Iterator[NDArray[np.int64]]:
         yield np.full(size, NOISE_SHARE, dtype=np.int64)
