@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import threading
@@ -25,6 +26,7 @@ from tacit.evidence.report import default_required
 from tacit.evidence.trust import Trust
 from tacit.files import make_folder, read_limited, write_atomic
 from tacit.learn.code import LoadedModel, load_model
+from tacit.learn.feature_map import FeatureMap
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
@@ -427,10 +429,21 @@ class Federation:
         schema = source.contract.schema()
 
         def load(spec: JobSpec, public: Schema, code: Digest | None = None) -> LoadedModel:
-            features, classes = len(public.features), len(public.classes)
-            made = model(features, classes) if model is not None else None
-            return made or load_model(
-                spec.model, base, features=features, classes=classes, expected=code
+            columns, classes = len(public.features), len(public.classes)
+            options = spec.features
+            size, prior = (options.height, options.width), options.file(base)
+            feature_map = FeatureMap.load(options.map, size, prior, columns)
+            if model is not None:
+                made = model(feature_map.dimension(columns), classes)
+                if made is not None:
+                    return dataclasses.replace(made, feature_map=feature_map)
+            return load_model(
+                spec.model,
+                base,
+                features=columns,
+                classes=classes,
+                expected=code,
+                feature_map=feature_map,
             )
 
         helpers = choose_helpers(job, tuple(sorted(folders)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import cbor2
+import numpy as np
 from byte_mutations import Shape
 
 from tacit.errors import ConfigError, DecodeError, LedgerError, SignatureError
@@ -26,6 +27,7 @@ from tacit.evidence.head import Head, check_signature
 from tacit.evidence.head import sign as sign_head
 from tacit.evidence.records import PREFIX, read_log
 from tacit.evidence.trust import Trust
+from tacit.learn.prior import PublicPrior
 from tacit.learn.server import ServerState
 from tacit.ledger.log import CHECKPOINT, EVENTS, HEAD, STATE, Log
 from tacit.ledger.merkle import EMPTY_ROOT, leaf_hash
@@ -251,6 +253,7 @@ def record_targets() -> list[Target]:
     vector = [0.5, -2.0, 1e300]
     state = ServerState(vector, vector, vector, vector, averaged=1, steps=2)  # type: ignore[arg-type]
     job = JobSpec.model_validate(JOB)
+    prior = PublicPrior.fit(np.eye(3), name="corners", rank=2, power=1.0)
     return [
         Target("plan", _plan, (DecodeError,), _plan_seeds(), "json"),
         Target("job", JobSpec.from_canonical, (DecodeError,), (job.canonical(),), "json"),
@@ -258,6 +261,7 @@ def record_targets() -> list[Target]:
         Target(
             "server-state", ServerState.from_bytes, (DecodeError,), (state.to_bytes(),), "bytes"
         ),
+        Target("prior", PublicPrior.from_bytes, (DecodeError,), (prior.to_bytes(),), "bytes"),
     ]
 
 

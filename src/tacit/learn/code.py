@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tacit.errors import ConfigError, PolicyDenied
 from tacit.files import read_limited
+from tacit.learn.feature_map import FeatureMap
 from tacit.learn.models import LogisticRegression, Model
 from tacit.types import Digest
 
@@ -35,15 +36,23 @@ class LoadedModel:
         model: The model.
         code: SHA-256 of the code that defines it.
         pinned: Whether ``code`` covers source files; false for objects of a notebook.
+        feature_map: What becomes of the columns before the model sees them; ``code`` covers it.
     """
 
     model: Model
     code: Digest
     pinned: bool
+    feature_map: FeatureMap = FeatureMap()  # noqa: RUF009 - frozen
 
 
 def load_model(
-    spec: str, base: Path, *, features: int, classes: int, expected: Digest | None = None
+    spec: str,
+    base: Path,
+    *,
+    features: int,
+    classes: int,
+    expected: Digest | None = None,
+    feature_map: FeatureMap = FeatureMap(),  # noqa: B008 - frozen
 ) -> LoadedModel:
     """Loads a shipped model or ``file.py:Name``.
 
@@ -55,9 +64,10 @@ def load_model(
             whose constructor takes ``features`` and ``classes``. A function ``loss(logits, labels)``
             in the file replaces cross-entropy.
         base: Folder of the job file.
-        features: Number of features of a record.
+        features: Number of feature columns of a record.
         classes: Number of classes.
         expected: Digest that the code must have; any other code is refused before it runs.
+        feature_map: What becomes of the columns first; its digest enters that of the code.
 
     Raises:
         PolicyDenied: The code is not the expected one.
@@ -68,10 +78,12 @@ def load_model(
         ``code`` changes whenever a byte of a named source file or its path changes. Test:
         ``tests/unit/test_learn_code.py::test_any_changed_byte_changes_the_digest``.
     """
+    features = feature_map.dimension(features)
     if spec in _SHIPPED:
-        _require(_shipped_digest(), expected, spec)
+        code = feature_map.code(_shipped_digest())
+        _require(code, expected, spec)
         model = _SHIPPED[spec](features, classes)
-        return LoadedModel(model=model, code=_shipped_digest(), pinned=True)
+        return LoadedModel(model, code, pinned=True, feature_map=feature_map)
     match = _SPEC.fullmatch(spec)
     if match is None:
         raise _bad_spec(spec, "write 'logistic' or 'file.py:ClassName'")
@@ -79,12 +91,13 @@ def load_model(
     if path.is_absolute() or ".." in path.parts:
         raise _bad_spec(spec, "name a file inside the job's folder")
     source = read_limited(base / path, _SIZE_LIMIT)
-    code = code_digest([(str(path), source)])
+    code = feature_map.code(code_digest([(str(path), source)]))
     _require(code, expected, spec)
     return LoadedModel(
         model=_torch_model(source, base / path, match["name"], features, classes),
         code=code,
         pinned=True,
+        feature_map=feature_map,
     )
 
 

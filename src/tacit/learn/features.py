@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.connect.batch import SanitisedBatch
+from tacit.learn.feature_map import FeatureMap
 
 __all__ = ["scale_features"]
 
@@ -16,7 +17,11 @@ Floats = NDArray[np.float64]
 
 
 def scale_features(
-    batch: SanitisedBatch, *, scale: Literal["linear", "log1p"], norm: float
+    batch: SanitisedBatch,
+    *,
+    scale: Literal["linear", "log1p"],
+    norm: float,
+    feature_map: FeatureMap = FeatureMap(),  # noqa: B008 - frozen
 ) -> Floats:
     """Feature vectors whose L2 norm is at most ``norm``.
 
@@ -28,12 +33,14 @@ def scale_features(
       in 0.05 to 0.2); the curve therefore depends on the unit that the contract states.
 
     Either way ``v`` lies in [-1, 1]; then the record as a whole is shortened to ``norm``, if it is
-    longer: ``v * min(1, norm / ||v||)``.
+    longer: ``v * min(1, norm / ||v||)``. With fixed features it is ``u`` that they are computed from, and
+    ``norm`` times these is the result.
 
     Args:
         batch: Features ``float64[n, k]``, each within its column's range.
         scale: Curve of every column.
         norm: Largest L2 norm of a row (up to rounding), positive and finite.
+        feature_map: Fixed features and public prior, if any.
 
     Returns:
         ``float64[n, k]``, read-only.
@@ -56,6 +63,10 @@ def scale_features(
     values: Floats = batch.features
     if scale == "log1p":
         values, lower, upper = _signed_log1p(values), _signed_log1p(lower), _signed_log1p(upper)
+    if feature_map.fixed:
+        mapped = norm * feature_map.apply(np.ascontiguousarray((values - lower) / (upper - lower)))
+        mapped.setflags(write=False)
+        return mapped
     scaled = np.ascontiguousarray(2.0 * (values - lower) / (upper - lower) - 1.0)
     lengths = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
     scaled *= norm / np.maximum(lengths, norm)

@@ -272,6 +272,24 @@ class Features(Table):
         default="linear", description="Scale of every feature."
     )
     norm: float = Field(default=1.0, gt=0, description="L2 bound of a scaled record.")
+    map: Literal["none", "scattering"] = Field(
+        default="none",
+        description="Fixed features that no data were used for: `scattering` of grey images, whose "
+        "pixels are the feature columns, row by row.",
+    )
+    height: int = Field(default=28, ge=8, le=32, description="`scattering`: rows of an image.")
+    width: int = Field(default=28, ge=8, le=32, description="`scattering`: columns of an image.")
+    prior: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        max_length=128,
+        description="File of a public prior beside the job, made by `tacit prior`; applied last. Every "
+        "site needs the same file, and the result names the public data.",
+    )
+
+    def file(self, base: Path) -> Path | None:
+        """The prior's file, in the job's folder."""
+        return None if self.prior is None else base / self.prior
 
 
 class JobSpec(Table):

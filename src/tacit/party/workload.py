@@ -178,8 +178,8 @@ class Workload:
         return dataclasses.replace(_rows(everything, ~marks), held_out=held_out)
 
     def _scaled(self, batch: SanitisedBatch) -> Floats:
-        features = self.job.features
-        return scale_features(batch, scale=features.scale, norm=features.norm)
+        scale, norm = self.job.features.scale, self.job.features.norm
+        return scale_features(batch, scale=scale, norm=norm, feature_map=self.model.feature_map)
 
     def first(self, seed: bytes) -> ServerState:
         """The server state before round 1."""

@@ -18,6 +18,7 @@ from tacit.demo.layout import Place, column, contract, toml, write_keys, write_t
 from tacit.engine.folder import World
 from tacit.engine.local import LocalEngine, Tap
 from tacit.learn.code import LoadedModel, load_model
+from tacit.learn.feature_map import FeatureMap
 from tacit.party.admission import DataSource, SiteSetup
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
@@ -238,8 +239,16 @@ class SmallFederation:
 
     def load_model(self, job: JobSpec, schema: Schema, code: Digest | None = None) -> LoadedModel:
         """The job's model for the schema."""
-        features, classes = len(schema.features), len(schema.classes)
-        return load_model(job.model, self.folder, features=features, classes=classes, expected=code)
+        columns, options = len(schema.features), job.features
+        size = (options.height, options.width)
+        return load_model(
+            job.model,
+            self.folder,
+            features=columns,
+            classes=len(schema.classes),
+            expected=code,
+            feature_map=FeatureMap.load(options.map, size, options.file(self.folder), columns),
+        )
 
     def identity(self, name: PartyName) -> Identity:
         """The key of a party; a test may let it lie."""
