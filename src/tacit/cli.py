@@ -87,6 +87,21 @@ def _parser() -> argparse.ArgumentParser:
         "--release", metavar="RUN", help="free what a run reserved that never sent anything"
     )
 
+    prior = _command(commands, "prior", _prior, "fit a public prior for a job's features")
+    prior.add_argument(
+        "job", type=Path, nargs="?", default=Path("job.toml"), help="job file (default: job.toml)"
+    )
+    data = prior.add_mutually_exclusive_group(required=True)
+    data.add_argument("--contract", type=Path, help="contract of public records to fit it on")
+    data.add_argument(
+        "--generated", type=int, metavar="N", help="fit it on N generated images of shapes instead"
+    )
+    prior.add_argument("--rank", type=int, default=1600, help="axes to keep (default: 1600)")
+    prior.add_argument(
+        "--power", type=float, default=1.0, help="0 turns only, 1 evens out (default: 1.0)"
+    )
+    prior.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file to write")
+
     audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
     audit.add_argument(
@@ -220,6 +235,23 @@ def _budget(options: argparse.Namespace) -> int:
         print(json.dumps({"sites": [budget.record() for budget in budgets]}, indent=2))
     else:
         show_budgets(budgets)
+    return 0
+
+
+def _prior(options: argparse.Namespace) -> int:
+    from tacit.priors import fit_prior  # noqa: PLC0415
+
+    source = options.generated if options.contract is None else options.contract
+    job = _job(options.job).spec
+    made = fit_prior(job, source, options.out, rank=options.rank, power=options.power)
+    if options.json:
+        print(json.dumps(made.record(), indent=2))
+        return 0
+    print(f"wrote {made.path}: {made.dimension} features, from {made.name}")
+    print(f"digest {made.digest}")
+    print(
+        f"next: set features.prior = '{made.path.name}' in the job, and give every site this file"
+    )
     return 0
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from tacit.algebra.ring import Ring
-from tacit.demo import hospitals
+from tacit.demo import baselines, hospitals
 from tacit.demo.baselines import (
-    central_sum,
     central_training,
     pool,
     pooled_network,
@@ -21,6 +20,7 @@ from tacit.demo.baselines import (
 )
 from tacit.demo.federated import evaluation_batch, holdings
 from tacit.demo.layout import template
+from tacit.engine.direct import DirectRun
 from tacit.learn.code import load_model
 from tacit.party.job import JobSpec
 from tacit.party.terms import plan_for
@@ -48,17 +48,14 @@ def data() -> TrainingData:
     return TrainingData(features, (features[:, 0] > 0).astype(np.int64))
 
 
-def test_the_curator_adds_the_guaranteed_noise_to_the_exact_sum(data: TrainingData) -> None:
+def test_the_curator_adds_the_guaranteed_noise(data: TrainingData) -> None:
+    """No share is discounted: nobody could know one."""
     made, plan = workload()
-    state = made.first(bytes(32))
-    vector = made.contribution(state, data, plan, SeededEntropy(0)).vector  # all records, rate 1
-    exact = Ring(plan.ring_bits).centred(vector)
-    entropy = SeededEntropy(1)
-    noise = np.array([central_sum(made, state, data, plan, entropy) - exact for _ in range(200)])
-    assert noise.size == 200 * (FEATURES + 1)
-    assert abs(noise.mean()) < 5 * np.sqrt(plan.guaranteed_variance / noise.size)
-    # The federated total has 4/3 of it; the statistical error of this estimate is 2 %.
-    assert noise.var() == pytest.approx(plan.guaranteed_variance, rel=0.1)
+    with mock.patch.object(baselines, "DirectRun", wraps=DirectRun) as runs:
+        central_training(made, plan, data, data, SeededEntropy(1))
+    assert runs.call_args.kwargs["variance"] == plan.guaranteed_variance
+    assert len(runs.call_args.args[2]) == 1
+    assert plan.guaranteed_variance < plan.total_variance(plan.helpers)
 
 
 def test_the_curator_trains_at_the_plans_epsilon(data: TrainingData) -> None:

@@ -6,20 +6,17 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tacit.algebra.ring import Ring
 from tacit.connect import SanitisedBatch
 from tacit.demo.scoreboard import Score
+from tacit.engine.direct import DirectRun
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import accuracy, auc, evaluate
-from tacit.learn.server import ServerState
 from tacit.party.workload import TrainingData, Workload
-from tacit.privacy.noise import discrete_gaussian
 from tacit.privacy.plan import Plan
 from tacit.types import Entropy
 
-__all__ = ["central_sum", "central_training", "pool", "pooled_network", "pooled_regression"]
+__all__ = ["central_training", "pool", "pooled_network", "pooled_regression"]
 
 NETWORK = LocalSettings(epochs=20, batch=32, learning_rate=0.3)
 """Of the pooled network; chosen on a split that is not reported."""
@@ -76,11 +73,10 @@ def central_training(
         entropy: Samples records and noise.
     """
     started = time.perf_counter()
-    state = workload.first(entropy.draw(32))
-    for _ in range(plan.rounds):
-        state = workload.step(state, central_sum(workload, state, data, plan, entropy), plan)
+    run = DirectRun(workload, plan, [data], entropy, variance=plan.guaranteed_variance)
+    released = run.run()
     seconds = time.perf_counter() - started
-    metrics = evaluate(workload.model.model, workload.released(state), test.features, test.labels)
+    metrics = evaluate(workload.model.model, released, test.features, test.labels)
     return Score(
         accuracy=metrics["accuracy"],
         auc=metrics["auc"],
@@ -88,16 +84,6 @@ def central_training(
         traffic=None,
         seconds=seconds,
     )
-
-
-def central_sum(
-    workload: Workload, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy
-) -> NDArray[np.int64]:
-    """One round's sum of clipped, encoded gradients and the curator's noise, ``int64[length]``."""
-    made = workload.contribution(state, data, plan, entropy)
-    total = Ring(plan.ring_bits).centred(made.vector)
-    noise: NDArray[np.int64] = discrete_gaussian(plan.guaranteed_variance, len(total), entropy)
-    return total + noise
 
 
 def pooled_network(

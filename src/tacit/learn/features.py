@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tacit.connect.batch import SanitisedBatch
 from tacit.learn.feature_map import FeatureMap
 
-__all__ = ["scale_features"]
+__all__ = ["scale_features", "unit_columns"]
 
 Floats = NDArray[np.float64]
 
@@ -57,21 +57,35 @@ def scale_features(
         raise ValueError(f"unknown scale {scale!r}")
     if not (math.isfinite(norm) and norm > 0):
         raise ValueError("norm must be positive")
+    unit = unit_columns(batch, scale)
+    if feature_map.fixed:
+        mapped = norm * feature_map.apply(unit)
+        mapped.setflags(write=False)
+        return mapped
+    scaled = 2.0 * unit - 1.0
+    lengths = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
+    scaled *= norm / np.maximum(lengths, norm)
+    scaled.setflags(write=False)
+    return scaled
+
+
+def unit_columns(batch: SanitisedBatch, scale: Literal["linear", "log1p"]) -> Floats:
+    """Every column along its curve, from 0 at the lower end of its public range to 1 at the upper one.
+
+    Args:
+        batch: Features ``float64[n, k]``.
+        scale: See ``scale_features``.
+
+    Returns:
+        ``float64[n, k]``, contiguous.
+    """
     columns = batch.schema.features
     lower = np.array([column.lower for column in columns])
     upper = np.array([column.upper for column in columns])
     values: Floats = batch.features
     if scale == "log1p":
         values, lower, upper = _signed_log1p(values), _signed_log1p(lower), _signed_log1p(upper)
-    if feature_map.fixed:
-        mapped = norm * feature_map.apply(np.ascontiguousarray((values - lower) / (upper - lower)))
-        mapped.setflags(write=False)
-        return mapped
-    scaled = np.ascontiguousarray(2.0 * (values - lower) / (upper - lower) - 1.0)
-    lengths = np.sqrt((scaled * scaled).sum(axis=1, keepdims=True))
-    scaled *= norm / np.maximum(lengths, norm)
-    scaled.setflags(write=False)
-    return scaled
+    return np.ascontiguousarray((values - lower) / (upper - lower))
 
 
 def _signed_log1p(values: Floats) -> Floats:
