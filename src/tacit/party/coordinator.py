@@ -22,6 +22,7 @@ from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
 from tacit.party.context import upload_context
 from tacit.party.desk import Desk
+from tacit.party.heads import PeerHeads
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
 from tacit.party.round_sum import RoundSum
@@ -79,6 +80,7 @@ class Coordinator(Party):
         self.chain = ModelChain(self, terms, workload, self.durable)
         self.transcript = Transcript(self.durable)
         self._kept = KeptRounds(self, terms)
+        self._heads = PeerHeads(self)
         self._accepts: dict[PartyName, Received] = {}
         self._helpers = Presence(terms, ports.sealing)
         self._records: set[PartyName] = set()
@@ -220,9 +222,10 @@ class Coordinator(Party):
     def _accept(self, message: Received, now: Milliseconds) -> list[Envelope]:
         name = message.sender.party
         if name not in self._accepts:
-            self._accepts[name] = message
             with self.ports.store.transaction():
+                self._heads.observe(self.terms, [message], now)
                 self.transcript.put(f"accept-{name}.msg", message.raw)
+            self._accepts[name] = message
         return self._maybe_begin(now)
 
     def _helper_key(self, message: Received, now: Milliseconds) -> list[Envelope]:
@@ -265,7 +268,7 @@ class Coordinator(Party):
         with self.ports.store.transaction():
             model = self.chain.current
             if model is None:
-                model = self.chain.begin(accepts)
+                model = self.chain.begin(list(self._accepts.values()))
                 self.transcript.put("model-initial", model.theta.astype("<f8").tobytes())
             self.durable.put_number("round", number)
             self.log(self.terms, now, "round.started", round=number, model=model.digest.hex())

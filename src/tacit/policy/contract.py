@@ -16,10 +16,12 @@ from tacit.policy.schema import FeatureColumn, Schema, schema_difference
 from tacit.types import Digest
 
 __all__ = [
+    "EVERYONE",
     "Column",
     "Contract",
     "FeatureColumn",
     "Generalise",
+    "PopulationName",
     "Schema",
     "Source",
     "schema_difference",
@@ -61,6 +63,9 @@ NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ContractName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+PopulationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+EVERYONE = "everyone"
+"""The population of a data set that names none: all of these share one budget."""
 ClassValue = bool | int | Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -209,6 +214,11 @@ class Contract(Table):
     name: ContractName = Field(description="Name under which jobs ask for the data set.")
     description: str = Field("", description="What the data set is, for people.")
     public: bool = Field(False, description="Whether anyone may see every record.")
+    population: PopulationName = Field(
+        EVERYONE,
+        description="Name of the people whom the records are about: data sets about the same people "
+        "share one privacy budget, and must name the same.",
+    )
     source: Source = Field(description="Where the records lie.")
     columns: Annotated[tuple[Column, ...], Field(min_length=2)] = Field(
         description="Every column of the data file; an undeclared one is refused."
