@@ -301,6 +301,55 @@ def checked_keys(start: list[bytes], manifest: dict[str, Any], number: int, rost
     return keys
 
 
+# --- section 8.2: acceptances and budget heads ---------------------------------------------------
+
+WINDOW = 64
+Heads = tuple[int, list[bytes]]
+"""Reservations ever made, and the digests after each of the last ones."""
+
+
+def _at(heads: Heads, count: int) -> bytes | None:
+    reservations, digests = heads
+    oldest = reservations - len(digests) + 1
+    return digests[count - oldest] if oldest <= count <= reservations else None
+
+
+def standing(known: Heads | None, shown: Heads) -> str:
+    """What a peer makes of the head that a client shows, given the one that it remembers."""
+    if len(shown[1]) != min(shown[0], WINDOW):
+        raise ValueError("budget.head")
+    if known is None or known[0] == 0:
+        return "first"
+    if shown[0] < known[0]:
+        if shown[0] == 0 or _at(shown, shown[0]) != _at(known, shown[0]):
+            raise ValueError("budget.rolled-back")
+        return "repeated"
+    if _at(shown, known[0]) is None:
+        return "unprovable"
+    if _at(shown, known[0]) != _at(known, known[0]):
+        raise ValueError("budget.forked")
+    return "continued"
+
+
+def meet(
+    accepts: list[bytes], manifest: dict[str, Any], roster: Any, memory: dict[str, Heads]
+) -> dict[str, bytes]:
+    """The nonces of all clients; ``memory`` is what is remembered of their budgets, and is updated."""
+    opened = [read(raw, roster) for raw in accepts]
+    run, nonces, seen = sha256(cbor(manifest)), {}, dict(memory)
+    for one in opened:
+        if (one.header["type"], one.header["run"]) != ("accept", run):
+            raise ValueError("message.carried")
+        shown = (one.body["reservations"], one.body["heads"])
+        if standing(memory.get(one.sender), shown) != "repeated":
+            seen[one.sender] = shown
+        nonces[one.sender] = one.body["nonce"]
+    if len(opened) != len(nonces) or sorted(nonces) != sorted(manifest["clients"]):
+        raise ValueError("chain.accepts")
+    memory.update(seen)
+    return nonces
+
+
 # --- sections 8 and 9: client and helper ---------------------------------------------------------
 
 
