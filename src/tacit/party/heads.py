@@ -89,7 +89,7 @@ class PeerHeads:
         Against a site's operator who restores or deletes its state, with honest software: no other
         client uploads in a run with that site, and an honest leader does not begin it
         (tests: ``tests/unit/test_party_heads.py::test_a_restored_budget_is_refused_by_leader_and_sites``,
-        ``tests/sim/test_restored_budgets.py::test_nobody_uploads_beside_a_restored_budget``).
+        ``tests/sim/test_faults.py::test_a_restored_budget_gives_no_result``).
     """
 
     def __init__(self, party: Party) -> None:

@@ -286,11 +286,11 @@ def _decode(data: bytes) -> tuple[Record, tuple[int, Digest]]:
             time=content["time"],
         )
         place = (content["sequence"], Digest(bytes.fromhex(content["previous"])))
-        amounts = (record.epsilon, record.delta)
         if (
             _encode(record, *place) == data
             and record.kind in get_args(Kind)
-            and all(amount.is_finite() and amount >= 0 for amount in amounts)
+            and _is_amount(record.epsilon)
+            and _is_amount(record.delta)
         ):
             return record, place
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
@@ -298,6 +298,11 @@ def _decode(data: bytes) -> tuple[Record, tuple[int, Digest]]:
     except rfc8785.CanonicalizationError:
         pass
     raise _damaged("a record is not one that this version wrote")
+
+
+def _is_amount(value: Decimal) -> bool:
+    """Whether it can have been a float: others would not add up exactly."""
+    return value.is_finite() and value >= 0 and Decimal(repr(float(value))) == value
 
 
 def _digest(data: bytes) -> Digest:
