@@ -145,7 +145,7 @@ def _lines(one: SiteHistory) -> Iterator[tuple[str, ...]]:
         rounds = "-"
         if record.kind == "charge":
             numbers = dict.fromkeys((first.round_number, record.round_number))
-            rounds = "\u2013".join(map(str, numbers))
+            rounds = "-".join(map(str, numbers))
         yield (
             _time(record.time),
             record.kind,
