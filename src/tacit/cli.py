@@ -115,7 +115,7 @@ def _add_budget(commands: Any) -> None:
     text = "what sites' privacy budgets have spent, and how"
     budget = _command(commands, "budget", _budget_show, f"show {text}")
     budget.set_defaults(sites=[], release=None)
-    inner = budget.add_subparsers(title="commands", metavar="COMMAND")
+    inner = budget.add_subparsers(title="commands (default: show)", metavar="[COMMAND]")
 
     show = _command(inner, "show", _budget_show, "show what is spent and what is left", inner=True)
     _add_sites(show)

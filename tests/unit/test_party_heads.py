@@ -21,7 +21,7 @@ from tacit.testing.federation import (
 )
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Address
-from tacit.wire.messages import Accept, Refusal, RoundStart, Upload
+from tacit.wire.messages import Accept, Finish, Refusal, RoundStart, Upload
 
 EAST, NORTH, SOUTH, WEST = SITES
 
@@ -88,6 +88,10 @@ def heads(count, *, fork=None, window=WINDOW):
     )
 
 
+def released(shown, *numbers):
+    return dataclasses.replace(shown, released=numbers)
+
+
 @pytest.mark.parametrize(
     ("known", "shown", "standing"),
     [
@@ -99,12 +103,14 @@ def heads(count, *, fork=None, window=WINDOW):
         (heads(5), heads(5 + WINDOW - 1), "continued"),
         (heads(5), heads(5 + WINDOW), "unprovable"),
         (heads(500), heads(501), "continued"),
+        (heads(5), released(heads(6), 1, 3), "continued"),
+        (heads(500), released(heads(501), 438, 501), "continued"),
         (heads(6), heads(5), "repeated"),
         (heads(500), heads(500 - WINDOW + 1), "repeated"),
     ],
 )
 def test_a_budget_that_goes_on_is_taken(known, shown, standing):
-    assert compare_heads(NORTH, known, shown) == standing
+    assert compare_heads(NORTH, known, shown, spent=[2, 200]) == standing
 
 
 @pytest.mark.parametrize(
@@ -121,11 +127,19 @@ def test_a_budget_that_goes_on_is_taken(known, shown, standing):
         (None, Heads(500, heads(500).digests[1:]), "budget.head"),
         (heads(5), Heads(9, heads(9).digests[-1:]), "budget.head"),  # would prove nothing
         (None, Heads(1, heads(2).digests), "budget.head"),
+        (None, released(heads(3), 0), "budget.head"),
+        (None, released(heads(3), 4), "budget.head"),
+        (None, released(heads(70), 6), "budget.head"),
+        (None, released(heads(3), 2, 1), "budget.head"),
+        (None, released(heads(3), 2, 2), "budget.head"),
+        (heads(5), released(heads(6), 2), "budget.refunded"),
+        (heads(5), released(heads(6), 1, 2, 3), "budget.refunded"),
+        (None, released(heads(6), 2), "budget.refunded"),
     ],
 )
 def test_a_budget_that_went_back_is_refused(known, shown, code):
     with pytest.raises(RemoteProtocolError) as caught:
-        compare_heads(NORTH, known, shown)
+        compare_heads(NORTH, known, shown, spent=[2, 200])
     assert caught.value.code == code
     assert caught.value.details["party"] == NORTH
     if code != "budget.head":
@@ -247,6 +261,75 @@ def test_a_state_between_acceptance_and_settlement_frees_nothing(folder):
     assert second.leader.durable.number("complete") == 1
     assert seen(second, EAST)[NORTH]["standing"] == "continued"
     assert held(second, NORTH) >= 2 * spent
+
+
+@pytest.fixture(scope="module")
+def unsettled(folder):
+    """A run that is over: what all had stored after it, north's state before its first upload, the end."""
+    small = federation(folder, 1)
+    found = {}
+
+    def tap(envelope):
+        if envelope.receiver == Address(NORTH, "client"):
+            body = small.read(envelope).body
+            if isinstance(body, RoundStart) and "backup" not in found:
+                found["backup"] = small.stores[NORTH].crash()
+            if isinstance(body, Finish):
+                found["finish"] = envelope
+        return envelope
+
+    small.run(tap=tap)
+    assert small.leader.chain.completed == 3
+    return small, found["backup"], found["finish"]
+
+
+@pytest.mark.parametrize("how", ["the leader's end again", "the operator's release"])
+@pytest.mark.parametrize("looks_away", [False, True])
+def test_what_was_spent_cannot_be_released_after_a_restore(folder, unsettled, how, looks_away):
+    """The state before the first upload would release what it holds: peers saw what left."""
+    first, backup, finish = unsettled
+    stores = copies({**first.stores, NORTH: backup})
+    again = federation(folder, 1, stores)
+    if how == "the operator's release":
+        again.sites[NORTH].release(again.terms.run_id, again.clock())
+    else:
+        again.sites[NORTH].receive(finish, again.clock())
+    assert held(again, NORTH) == 0 < held(first, NORTH)  # refunded, as far as north can tell
+    second = federation(folder, 2, without(stores, LEADER) if looks_away else stores)
+    second.run()
+    assert second.leader.chain.completed == 0
+    assert second.leader.failure.code == "refused." * looks_away + "budget.refunded"
+    if looks_away:  # each site had seen the upload as a helper
+        for name in (EAST, SOUTH, WEST):
+            assert second.sites[name].last_error.code == "budget.refunded"
+            assert second.sites[name].state(second.terms.run_id).number("uploads") == 0
+
+
+def test_a_run_that_never_began_may_be_released(folder):
+    small = federation(folder, 1)
+    small.deliver(small.start(), hold=RoundStart)
+    small.deliver(small.leader.interrupt(small.clock()))
+    assert all(held(small, name) == 0 for name in SITES)
+    second, _, _ = after_a_run(folder, 2, small.stores)
+    assert second.sites[NORTH].budget.heads().released == (1,)
+    assert {event["standing"] for event in seen(second, LEADER).values()} == {"continued"}
+
+
+def test_what_no_window_reaches_is_forgotten(folder):
+    """A peer keeps a bounded memory of each site, however many runs there are."""
+    small, _, stores = after_a_run(folder)
+    store = stores[LEADER]
+    assert len(dict(store.items("budget-runs"))) == len(dict(store.items("budget-spent"))) == 4
+    later = federation(folder, 2, stores)
+    accepts = later.deliver(later.start(), hold=Accept)
+    one = next(a for a in accepts if later.read(a).sender.party == NORTH)
+    many = tuple(bytes([i]) * 32 for i in range(64))
+    later.leader.receive(later.lie(one, reservations=WINDOW + 1, heads=many), later.clock())
+    kept = [key for key, _ in later.stores[LEADER].items("budget-runs", f"{NORTH}/")]
+    assert kept == [f"{NORTH}/{WINDOW + 1:012d}"]
+    spent = [key for key, _ in later.stores[LEADER].items("budget-spent")]
+    assert f"{small.terms.run_id}/{NORTH}" not in spent
+    assert len(spent) == 3
 
 
 def test_a_clock_that_is_set_back_changes_nothing(folder):

@@ -84,7 +84,7 @@ def test_the_chain_is_what_the_specification_says():
     assert store.get(SPACE, "head") == f"5 {previous.hex()}".encode()
     journal = Journal(store)
     journal.refresh()
-    assert journal.heads == Heads(2, tuple(heads))
+    assert journal.heads == Heads(2, tuple(heads), released=(2,))
 
 
 def changed(index: int, old: bytes, new: bytes):
@@ -251,6 +251,23 @@ def test_heads_show_the_last_reservations_only():
     assert heads.at(3) is None
     assert heads.at(heads.count + 1) is None
     assert heads.at(0) is None
+
+
+def test_heads_tell_which_reservations_were_released():
+    store = MemoryStore()
+    journal = write(
+        store,
+        record("reserve", "a", "1.0"),
+        record("reserve", "b", "1.0"),
+        record("reserve", "c", "1.0"),
+        record("charge", "c", "0.5", 1),
+        record("release", "b", "0"),
+        record("settle", "c", "0.5", 1),
+    )
+    assert journal.heads.released == (2,)  # a is open, c has spent
+    many = [record("reserve", str(n), "0.1") for n in range(WINDOW - 2)]
+    assert write(store, *many).heads.released == (2,)
+    assert write(store, record("reserve", "last", "0.1")).heads.released == ()
 
 
 def test_a_charge_changes_the_next_head_only():

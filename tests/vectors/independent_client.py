@@ -304,29 +304,40 @@ def checked_keys(start: list[bytes], manifest: dict[str, Any], number: int, rost
 # --- section 8.2: acceptances and budget heads ---------------------------------------------------
 
 WINDOW = 64
-Heads = tuple[int, list[bytes]]
-"""Reservations ever made, and the digests after each of the last ones."""
 
 
-def _at(heads: Heads, count: int) -> bytes | None:
-    reservations, digests = heads
-    oldest = reservations - len(digests) + 1
-    return digests[count - oldest] if oldest <= count <= reservations else None
+@dataclass
+class Heads:
+    """Reservations ever made, the digests after each of the last ones, and which were released."""
+
+    reservations: int
+    digests: list[bytes]
+    released: list[int] = field(default_factory=list)
+
+    def at(self, count: int) -> bytes | None:
+        oldest = self.reservations - len(self.digests) + 1
+        return self.digests[count - oldest] if oldest <= count <= self.reservations else None
 
 
-def standing(known: Heads | None, shown: Heads) -> str:
-    """What a peer makes of the head that a client shows, given the one that it remembers."""
-    if len(shown[1]) != min(shown[0], WINDOW):
+def standing(known: Heads | None, shown: Heads, spent: list[int]) -> str:
+    """What a peer makes of what a client shows; ``spent``: reservations in whose runs it uploaded."""
+    count = shown.reservations
+    window = range(count - len(shown.digests) + 1, count + 1)
+    if len(shown.digests) != min(count, WINDOW):
         raise ValueError("budget.head")
-    if known is None or known[0] == 0:
+    if [number for number in window if number in shown.released] != shown.released:
+        raise ValueError("budget.head")
+    if set(shown.released) & set(spent):
+        raise ValueError("budget.refunded")
+    if known is None or known.reservations == 0:
         return "first"
-    if shown[0] < known[0]:
-        if shown[0] == 0 or _at(shown, shown[0]) != _at(known, shown[0]):
+    if count < known.reservations:
+        if count == 0 or shown.at(count) != known.at(count):
             raise ValueError("budget.rolled-back")
         return "repeated"
-    if _at(shown, known[0]) is None:
+    if shown.at(known.reservations) is None:
         return "unprovable"
-    if _at(shown, known[0]) != _at(known, known[0]):
+    if shown.at(known.reservations) != known.at(known.reservations):
         raise ValueError("budget.forked")
     return "continued"
 
@@ -340,8 +351,8 @@ def meet(
     for one in opened:
         if (one.header["type"], one.header["run"]) != ("accept", run):
             raise ValueError("message.carried")
-        shown = (one.body["reservations"], one.body["heads"])
-        if standing(memory.get(one.sender), shown) != "repeated":
+        shown = Heads(one.body["reservations"], one.body["heads"], one.body["released"])
+        if standing(memory.get(one.sender), shown, []) != "repeated":
             seen[one.sender] = shown
         nonces[one.sender] = one.body["nonce"]
     if len(opened) != len(nonces) or sorted(nonces) != sorted(manifest["clients"]):

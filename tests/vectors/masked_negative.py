@@ -83,7 +83,7 @@ def _decode() -> list[Json]:
 
     request = b"\xa1\x67applied"
     accept: Json = {"nonce": bytes(32), "policy": bytes(32), "contract": bytes(32)}
-    accept |= {"reservations": 1, "heads": [bytes(32)]}
+    accept |= {"reservations": 1, "heads": [bytes(32)], "released": []}
     return [
         case("valid", "decode", None, type="refusal", bytes=good),
         bad("empty", "wire.syntax", b""),
@@ -358,17 +358,20 @@ def _accepts(run: Run) -> list[Json]:
 def _heads() -> list[Json]:
     """What is remembered of a client, what it shows, and what a peer makes of it."""
 
-    def heads(count: int, *, other_from: int = 1000, kept: int = 64) -> Json:
+    def heads(count: int, *released: int, other_from: int = 1000, kept: int = 64) -> Json:
         shown = range(max(count - kept, 0) + 1, count + 1)
         names = ["carol" if n < other_from else "another carol" for n in shown]
         made = [head(name, n) for name, n in zip(names, shown, strict=True)]
-        return {"reservations": count, "heads": made}
+        return {"reservations": count, "heads": made, "released": list(released)}
+
+    def judged(name: str, error: Any, known: Json | None, shown: Json) -> Json:
+        return case(name, "heads", error, known=known, spent=[2, 50], shown=shown)
 
     def good(name: str, standing: str, known: Json | None, shown: Json) -> Json:
-        return case(name, "heads", None, known=known, shown=shown) | {"standing": standing}
+        return judged(name, None, known, shown) | {"standing": standing}
 
     def bad(name: str, code: str, known: Json | None, shown: Json) -> Json:
-        return case(name, "heads", ("RemoteProtocolError", code), known=known, shown=shown)
+        return judged(name, ("RemoteProtocolError", code), known, shown)
 
     return [
         good("nothing known", "first", None, heads(70)),
@@ -388,6 +391,13 @@ def _heads() -> list[Json]:
         bad("only the last head", "budget.head", heads(4), heads(9, kept=1)),
         bad("more heads than reservations", "budget.head", None, {**heads(3), "reservations": 2}),
         bad("heads of nothing", "budget.head", None, {**heads(1), "reservations": 0}),
+        good("others were released", "continued", heads(3), heads(4, 1, 3)),
+        bad("what was spent was released", "budget.refunded", heads(3), heads(4, 2)),
+        bad("spent and released, nothing else known", "budget.refunded", None, heads(70, 50)),
+        bad("released before its reservation", "budget.head", None, heads(3, 4)),
+        bad("released outside the window", "budget.head", None, heads(70, 6)),
+        bad("released, in another order", "budget.head", None, heads(4, 3, 1)),
+        bad("released twice", "budget.head", None, heads(4, 1, 1)),
     ]
 
 
@@ -462,8 +472,8 @@ def negative(played: Json, drawer: Drawer) -> Json:
         "of 'round'. open-seed: what 'client' sealed to the key 'key' of 'helper'. open-chunk: a chunk "
         "of the upload whose digest is 'message'. mask-request: to hanna, who holds hanna/1; Ignored: "
         "no answer. apply: an aggregate, to a client in 'state'. catch-up: to a client of round 0. "
-        "accepts: those of a round's start. heads: what a peer remembers of a client's budget and what "
-        "the client shows; 'standing' is what the peer logs."
+        "accepts: those of a round's start. heads: what a peer remembers of a client's budget, the "
+        "reservations that it saw spent, and what the client shows; 'standing' is what the peer logs."
     )
     names = sorted(run.messages, key=lambda name: -len(run.messages[name]["message"]))
     known = [(name, run.messages[name]["message"]) for name in names]

@@ -48,6 +48,7 @@ FEATURES = 12
 LENGTH = FEATURES + 1
 NOW = Milliseconds(1_700_000_000_000)
 RESERVATIONS = {"alice": 1, "bob": 3, "carol": 70}
+RELEASED: dict[str, tuple[int, ...]] = {"alice": (), "bob": (2,), "carol": (7, 69)}
 KEYS = ("leader/1", "leader/2", "hanna/1", "hanna/2", "hugo/1", "hugo/2", "alice/reader")
 
 JOB: dict[str, Any] = {
@@ -291,6 +292,7 @@ class Stage:
             contract=digest(b"contract of " + name.encode()),
             reservations=count,
             heads=tuple(Digest(head(name, n)) for n in range(max(count - 64, 0) + 1, count + 1)),
+            released=RELEASED[name],
         )
         return self.sign(name, body)
 

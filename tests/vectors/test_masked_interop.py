@@ -146,8 +146,9 @@ class Acceptor(Others):
             "nonce": secrets.token_bytes(32),
             "policy": bytes(32),
             "contract": bytes(32),
-            "reservations": shown[0],
-            "heads": shown[1],
+            "reservations": shown.reservations,
+            "heads": shown.digests,
+            "released": shown.released,
         }
         party, to = self.party(envelope.receiver.party, "client"), f"{LEADER}/leader"
         return self.envelope(second.sign(party, self.run, to, "accept", 0, body), [])
@@ -166,14 +167,19 @@ class Acceptor(Others):
 def test_a_real_federation_remembers_the_budget_of_a_second_client(tmp_path: Path) -> None:
     write_small_federation(tmp_path / "small")
     made = [bytes([number]) * 32 for number in range(5)]
-    first = SmallFederation(tmp_path / "small")
-    starts = Acceptor(first).starts((2, made[:2]))
+    first = RealSealing(tmp_path / "small")
+    acceptor = Acceptor(first)
+    starts = acceptor.starts(second.Heads(2, made[:2]))
     assert {start.receiver.party for start in starts} == set(SITES)
-    first.deliver([one for one in starts if one.receiver.party != STRANGE_HELPER])
+    strange = next(start for start in starts if start.receiver.party == STRANGE_HELPER)
+    starts.remove(strange)
+    first.deliver([*starts, acceptor.upload(strange)], hold=RoundStart)
+    assert first.leader.chain.completed == 1
     for shown, code in (
-        ((4, made[:4]), ""),
-        ((1, made[4:]), "budget.rolled-back"),
-        ((5, [made[0], *made[2:], made[1]]), "budget.forked"),
+        (second.Heads(4, made[:4], [1]), ""),
+        (second.Heads(1, made[4:]), "budget.rolled-back"),
+        (second.Heads(5, [made[0], *made[2:], made[1]]), "budget.forked"),
+        (second.Heads(3, made[:3], [2]), "budget.refunded"),
     ):
         stores = {name: store.crash() for name, store in first.stores.items()}
         later = SmallFederation(tmp_path / "small", seed="later", stores=stores)

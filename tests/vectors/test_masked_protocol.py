@@ -444,13 +444,14 @@ def do_accepts(case: Json) -> None:
 def as_heads(shown: Json | None) -> Heads | None:
     if shown is None:
         return None
-    return Heads(shown["reservations"], tuple(Digest(bytes.fromhex(h)) for h in shown["heads"]))
+    heads = tuple(Digest(bytes.fromhex(head)) for head in shown["heads"])
+    return Heads(shown["reservations"], heads, tuple(shown["released"]))
 
 
 def do_heads(case: Json) -> None:
     shown = as_heads(case["shown"])
     assert shown is not None
-    standing = compare_heads(PartyName("carol"), as_heads(case["known"]), shown)
+    standing = compare_heads(PartyName("carol"), as_heads(case["known"]), shown, case["spent"])
     assert standing == case["standing"]
 
 
@@ -538,14 +539,19 @@ def test_the_second_helper_opens_what_the_first_opens(case: Json) -> None:
 @pytest.mark.parametrize("case", [c for c in negatives() if c["op"] == "heads"], ids=named)
 def test_the_second_client_judges_heads_alike(case: Json) -> None:
     known, shown = (
-        heads and (heads["reservations"], [bytes.fromhex(head) for head in heads["heads"]])
+        heads
+        and second.Heads(
+            heads["reservations"],
+            [bytes.fromhex(head) for head in heads["heads"]],
+            heads["released"],
+        )
         for heads in (case["known"], case["shown"])
     )
     if case["error"] is None:
-        assert second.standing(known, shown) == case["standing"]
+        assert second.standing(known, shown, case["spent"]) == case["standing"]
         return
     with pytest.raises(ValueError, match=case["error"]["code"]):
-        second.standing(known, shown)
+        second.standing(known, shown, case["spent"])
 
 
 def test_the_second_client_meets_the_others() -> None:
@@ -555,8 +561,9 @@ def test_the_second_client_meets_the_others() -> None:
         memory: dict[str, Any] = {}
         nonces = second.meet(accepts, other().manifest, other().roster, memory)
         assert sorted(memory) == sorted(nonces) == list(CLIENTS)
-        assert memory["carol"][0] == 70
-        assert len(memory["carol"][1]) == 64
+        assert memory["carol"].reservations == 70
+        assert len(memory["carol"].digests) == 64
+        assert memory["bob"].released == [2]
         assert second.meet(accepts, other().manifest, other().roster, memory) == nonces
 
 

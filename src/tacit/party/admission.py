@@ -328,6 +328,7 @@ class Admission:
             contract=contract.digest,
             reservations=heads.count,
             heads=heads.digests,
+            released=heads.released,
         )
 
     def examine(self, terms: Terms) -> Examination:

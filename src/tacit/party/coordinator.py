@@ -22,7 +22,7 @@ from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
 from tacit.party.context import upload_context
 from tacit.party.desk import Desk
-from tacit.party.heads import PeerHeads
+from tacit.party.heads import PeerHeads, note_spent
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
 from tacit.party.round_sum import RoundSum
@@ -360,6 +360,7 @@ class Coordinator(Party):
             return self._fail_round("cohort-too-small", now)
         uploads = work.cohort
         with self.ports.store.transaction():
+            note_spent(self, self.terms, uploads)
             self.log(
                 self.terms,
                 now,

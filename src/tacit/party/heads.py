@@ -1,12 +1,13 @@
 """What a party remembers of the budgets of others, so that none goes back unnoticed.
 
 A client shows the head of its budget's journal in every ``Accept``. Leader and clients remember the
-last one of each client, and write into their own signed logs what they saw: that countersigns it.
+last one of each client, and write into their own signed logs what they saw: that countersigns it. Who
+saw a signed upload remembers that too: the reservation of its run cannot be said to be unused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from tacit.errors import RemoteProtocolError, TacitError, VerificationError
@@ -18,13 +19,21 @@ from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import Received
 from tacit.wire.messages import Accept
 
-__all__ = ["PeerHeads", "Standing", "compare_heads"]
+__all__ = ["PeerHeads", "Standing", "compare_heads", "note_spent"]
 
 SPACE = "budget-heads"
+"""The last heads, by site."""
+
+RUNS = "budget-runs"
+"""The run of a reservation, by site and number."""
+
+SPENT = "budget-spent"
+"""Of whom a signed upload was seen, by run and site."""
+
 DISTRUST = "budget-distrust"
 COUNT_BYTES = 8
 DIGEST_BYTES = 32
-FAULTS = ("budget.head", "budget.rolled-back", "budget.forked")
+FAULTS = ("budget.head", "budget.rolled-back", "budget.forked", "budget.refunded")
 
 Standing = Literal["first", "continued", "repeated", "unprovable"]
 """``first``: nothing was known. ``continued``: the journal goes on from what was known. ``repeated``:
@@ -32,19 +41,36 @@ an earlier state that was known, so that nothing was reserved since. ``unprovabl
 older than what is shown."""
 
 
-def compare_heads(site: PartyName, known: Heads | None, shown: Heads) -> Standing:
+def compare_heads(
+    site: PartyName, known: Heads | None, shown: Heads, spent: Collection[int] = ()
+) -> Standing:
     """How the head that a site shows stands to the last one that is remembered of it.
+
+    Args:
+        site: Whose.
+        known: What is remembered, None for nothing.
+        shown: What its acceptance says now.
+        spent: Numbers of reservations in whose runs an upload of the site was seen.
 
     Raises:
         RemoteProtocolError: It is malformed, or the budget went back: it made fewer reservations
-            (``budget.rolled-back``), or others (``budget.forked``).
+            (``budget.rolled-back``), others (``budget.forked``), or took one back that was spent
+            (``budget.refunded``).
     """
-    if len(shown.digests) != min(shown.count, WINDOW):
+    oldest = shown.count - len(shown.digests) + 1
+    if (
+        len(shown.digests) != min(shown.count, WINDOW)
+        or list(shown.released) != sorted(set(shown.released))
+        or not all(oldest <= number <= shown.count for number in shown.released)
+    ):
         raise RemoteProtocolError(
             "budget.head",
-            f"site {site} shows {len(shown.digests)} digests of {shown.count} reservations",
+            f"site {site} shows {len(shown.digests)} digests of {shown.count} reservations, or says of "
+            "others that they were released",
             party=site,
         )
+    if not set(spent).isdisjoint(shown.released):
+        raise _went_back("budget.refunded", site, known, shown)
     if known is None or not known.count:
         return "first"
     if shown.count < known.count:
@@ -60,23 +86,39 @@ def compare_heads(site: PartyName, known: Heads | None, shown: Heads) -> Standin
     return "continued"
 
 
-def _went_back(code: str, site: PartyName, known: Heads, shown: Heads) -> RemoteProtocolError:
-    said = (
-        f"has made {shown.count} reservations"
-        if code == "budget.rolled-back"
-        else f"made other reservations than the {known.count} that were seen"
-    )
+WENT_BACK = {
+    "budget.rolled-back": "it has made {shown} reservations, {seen} were seen here",
+    "budget.forked": "it has made other reservations than the {seen} that were seen here",
+    "budget.refunded": "it released a reservation in whose run its upload was seen here",
+}
+
+
+def _went_back(
+    code: str, site: PartyName, known: Heads | None, shown: Heads
+) -> RemoteProtocolError:
+    seen = known.count if known is not None else 0
     return RemoteProtocolError(
         code,
-        f"the privacy budget of site {site} went back: it {said}; {known.count} were seen here",
+        f"the privacy budget of site {site} went back: "
+        + WENT_BACK[code].format(shown=shown.count, seen=seen),
         remedy=f"the state of {site} was restored from a backup or deleted, and has forgotten what was "
         "spent since: put its latest state back. If that is lost, its operator lowers [budget] in "
         "site.toml by what its later runs cost, and every other party that agrees runs "
         f"'tacit budget heads FOLDER --accept {site}'",
         party=site,
-        seen=known.count,
+        seen=seen,
         shown=shown.count,
     )
+
+
+def note_spent(party: Party, terms: Terms, uploads: Sequence[Received]) -> None:
+    """Remembers whose signed uploads were seen in a run, inside a transaction.
+
+    Only a signature counts: a leader's word that somebody took part must not convict anybody later.
+    """
+    others = {upload.sender.party for upload in uploads} - {party.address.party}
+    for site in sorted(others if terms.plan.unit != "none" else ()):
+        party.ports.store.put(SPENT, f"{terms.run_id}/{site}", b"")
 
 
 class PeerHeads:
@@ -89,6 +131,7 @@ class PeerHeads:
         Against a site's operator who restores or deletes its state, with honest software: no other
         client uploads in a run with that site, and an honest leader does not begin it
         (tests: ``tests/unit/test_party_heads.py::test_a_restored_budget_is_refused_by_leader_and_sites``,
+        ``tests/unit/test_party_heads.py::test_what_was_spent_cannot_be_released_after_a_restore``,
         ``tests/sim/test_faults.py::test_a_restored_budget_gives_no_result``).
     """
 
@@ -132,13 +175,17 @@ class PeerHeads:
             RemoteProtocolError: A head is malformed, or a budget went back.
         """
         for message in accepts:
-            site, body = message.sender.party, message.body
+            site: PartyName = message.sender.party
+            body: Accept = message.body
             if site == self._party.address.party:
                 continue
-            shown = _shown(body)
-            standing = compare_heads(site, self.known(site), shown)
+            shown = Heads(
+                body.reservations, tuple(Digest(head) for head in body.heads), body.released
+            )
+            standing = compare_heads(site, self.known(site), shown, self._spent(site))
             if standing != "repeated":
                 self._party.ports.store.put(SPACE, site, _encode(shown))
+            self._note_run(terms, site, shown)
             head = shown.digests[-1].hex() if shown.digests else ""
             self._party.log(
                 terms,
@@ -168,8 +215,29 @@ class PeerHeads:
         }
         with store.transaction():
             store.delete(SPACE, site)
+            for key, _ in store.items(RUNS, f"{site}/"):
+                store.delete(RUNS, key)
             log.append(event, now)
         return True
+
+    def _spent(self, site: PartyName) -> list[int]:
+        """The reservations of a site in whose runs its upload was seen."""
+        store = self._party.ports.store
+        return [
+            int(key.rpartition("/")[2])
+            for key, run in store.items(RUNS, f"{site}/")
+            if store.get(SPENT, f"{run.decode()}/{site}") is not None
+        ]
+
+    def _note_run(self, terms: Terms, site: PartyName, shown: Heads) -> None:
+        """Remembers whose reservation the last one is, and forgets those that no window reaches."""
+        store = self._party.ports.store
+        if terms.plan.unit != "none":  # Otherwise the last one is of an earlier run.
+            store.put(RUNS, f"{site}/{shown.count:012d}", terms.run_id.encode())
+        for key, run in store.items(RUNS, f"{site}/"):
+            if int(key.rpartition("/")[2]) <= shown.count - WINDOW:
+                store.delete(RUNS, key)
+                store.delete(SPENT, f"{run.decode()}/{site}")
 
     def note(self, terms: Terms, error: TacitError) -> None:
         """Keeps the finding that a budget went back, inside a transaction: the run stays refused."""
@@ -189,10 +257,6 @@ class PeerHeads:
             raise RemoteProtocolError(
                 code, f"the privacy budget of site {site} went back before this run", party=site
             )
-
-
-def _shown(accept: Accept) -> Heads:
-    return Heads(accept.reservations, tuple(Digest(head) for head in accept.heads))
 
 
 def _encode(heads: Heads) -> bytes:

@@ -114,10 +114,12 @@ class Heads:
         count: Reservations ever made.
         digests: Of the journal as it was when each of the last ``WINDOW`` of them had been made,
             oldest first.
+        released: Which of these were closed before anything left, by their number, ascending.
     """
 
     count: int
     digests: tuple[Digest, ...]
+    released: tuple[int, ...] = ()
 
     def at(self, count: int) -> Digest | None:
         """The digest when ``count`` reservations had been made; None outside the window."""
@@ -155,12 +157,18 @@ class Journal:
         self._size = 0
         self._digest = EMPTY
         self._count = 0
-        self._window: deque[Digest] = deque(maxlen=WINDOW)
+        self._window: deque[tuple[Digest, str]] = deque(maxlen=WINDOW)
 
     @property
     def heads(self) -> Heads:
         """What to show to peers."""
-        return Heads(self._count, tuple(self._window))
+        first = self._count - len(self._window) + 1
+        released = (
+            number
+            for number, (_, run) in enumerate(self._window, first)
+            if not self.entries[run].counts
+        )
+        return Heads(self._count, tuple(digest for digest, _ in self._window), tuple(released))
 
     def refresh(self) -> None:
         """Brings entries and heads to the store's state.
@@ -226,7 +234,7 @@ class Journal:
         self._digest = _digest(data)
         if record.kind == "reserve":
             self._count += 1
-            self._window.append(self._digest)
+            self._window.append((self._digest, record.run))
 
 
 def _follow(entry: Entry | None, record: Record) -> Entry:

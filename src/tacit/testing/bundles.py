@@ -275,6 +275,7 @@ class SyntheticRun:
             contract=contract,
             reservations=RESERVATIONS,
             heads=(head,),
+            released=(),
         )
         message = self.sign(site, "client", body)
         self.writer.add_message(message)

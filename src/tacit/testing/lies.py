@@ -86,7 +86,7 @@ GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 JUNK_KEY = b"k" * 33
 """No sealing key of any kind."""
 ANY_VECTOR = Vector(0, ())
-ANY_ACCEPT = Accept(bytes(32), bytes(32), bytes(32), 0, ())
+ANY_ACCEPT = Accept(bytes(32), bytes(32), bytes(32), 0, (), ())
 Make = Callable[[SmallFederation, Envelope], Envelope]
 """Turns the honest message into a lie."""
 

@@ -97,7 +97,8 @@ class Accept:
     """Client -> leader: takes part, under this policy and contract; the nonce seeds the first model.
 
     ``reservations`` counts those that the client's budget ever made, this run's included; ``heads`` are
-    the digests of its journal after each of the last ones, oldest first, for peers to remember.
+    the digests of its journal after each of the last ones, oldest first, for peers to remember;
+    ``released`` are the numbers of those among them that were closed before anything left.
     """
 
     nonce: Hash
@@ -105,6 +106,7 @@ class Accept:
     contract: Hash
     reservations: Count
     heads: Annotated[tuple[Hash, ...], Size(0, MAX_HEADS)]
+    released: Annotated[tuple[Count, ...], Size(0, MAX_HEADS)]
 
 
 @dataclass(frozen=True, slots=True)
