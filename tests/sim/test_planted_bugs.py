@@ -197,6 +197,11 @@ BUGS = {
         ((heads.compare_heads, "if then != known.at(known.count):", "if False:"),),
         "restored-budget",
     ),
+    "what was spent may be released": Bug(
+        "budget-heads",
+        ((heads.compare_heads, "not set(spent).isdisjoint(shown.released)", "False"),),
+        "restored-budget",
+    ),
     "a contribution leaves unmasked": Bug(
         "upload-exact",
         ((masked.mask_in_place, "add_keystreams(vector, streams, ring, out=vector)", "pass"),),

@@ -126,8 +126,8 @@ class Scenario:
         misdeeds: What the corrupt parties may do; empty: nobody is corrupt.
         leads: Whether the leader is corrupt.
         ears: What the machine of a corrupt leader does not hear.
-        restored: Whether it is the federation's second run, before which one site has lost its state,
-            and in half of the seeds the leader too.
+        restored: Whether it is the federation's second run, before which one site has lost its state or
+            released what the first run spent, and in half of the seeds the leader has forgotten it all.
     """
 
     worlds: tuple[str, ...]
@@ -165,6 +165,35 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """A run that is over: its id, what was said, and the parties' state after it.
+
+    ``reserved`` is the state of each site when it had reserved and nothing had left it.
+    """
+
+    run: str
+    said: tuple[Envelope, ...]
+    stores: Mapping[PartyName, MemoryStore]
+    reserved: Mapping[PartyName, MemoryStore]
+
+
+class Backups(checkers.Rule):
+    """No rule: keeps a copy of every site's state at the moment of its reservation."""
+
+    name = "backups"
+
+    def __init__(self) -> None:
+        self.stores: dict[PartyName, MemoryStore] = {}
+
+    def acted(self, simulation: Simulation, party: PartyName) -> None:
+        """Takes the copy the first time that there is one."""
+        site = simulation.cluster.sites.get(party)
+        reserved = site is not None and site.budget.find(simulation.cluster.terms.run_id)
+        if reserved and party not in self.stores:
+            self.stores[party] = simulation.cluster.stores[party].crash()
+
+
 class Laboratory:
     """Writes the worlds once and runs simulations in them.
 
@@ -175,7 +204,7 @@ class Laboratory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Files] = {}
-        self._earlier: dict[str, tuple[tuple[Envelope, ...], dict[PartyName, MemoryStore]]] = {}
+        self._earlier: dict[str, EarlierRun] = {}
         self._watch: Callable[[Vault], None] = lambda _vault: None
 
     @contextlib.contextmanager
@@ -201,23 +230,30 @@ class Laboratory:
             self._files[world] = Files.read(folder).tolerating(**chosen.limits)
         return SimulatedFederation(folder, self._files[world], seed, stores)
 
-    def earlier(self, world: str) -> tuple[tuple[Envelope, ...], dict[PartyName, MemoryStore]]:
-        """What was said in another run of a world, and the state in which it left the parties."""
+    def earlier(self, world: str) -> EarlierRun:
+        """Another run of a world."""
         if world not in self._earlier:
-            cluster = self.federation(world, "another run")
+            cluster, backups = self.federation(world, "another run"), Backups()
             self._watch(cluster.vault)
-            other = Simulation(cluster, cluster.vault, Random(0), Faults())  # noqa: S311
+            random = Random(0)  # noqa: S311
+            other = Simulation(cluster, cluster.vault, random, Faults(), checkers=[backups])
             other.run()
-            self._earlier[world] = (tuple(other.history.sent), cluster.stores)
+            self._earlier[world] = EarlierRun(
+                cluster.terms.run_id, tuple(other.history.sent), cluster.stores, backups.stores
+            )
         return self._earlier[world]
 
     def second_run(self, world: str, seed: str, random: Random) -> SimulatedFederation:
-        """A federation after its first run; one site has lost its state, and maybe the leader."""
-        stores = {name: store.crash() for name, store in self.earlier(world)[1].items()}
-        site = random.choice(sorted(set(stores) - {LEADER}))
-        for name in (site, *random.choice(((), (LEADER,)))):
-            del stores[name]
+        """A federation after its first run; the budget of one site went back."""
+        earlier = self.earlier(world)
+        site, refunds = random.choice(sorted(earlier.reserved)), random.random() < 0.5
+        stores = {name: store.crash() for name, store in earlier.stores.items()}
+        stores[site] = earlier.reserved[site].crash() if refunds else MemoryStore()
+        if random.random() < 0.5:
+            stores[LEADER] = MemoryStore()
         cluster = self.federation(world, seed, stores)
+        if refunds:
+            cluster.sites[site].release(earlier.run, cluster.clock())
         cluster.restored = frozenset({site})
         return cluster
 
@@ -239,7 +275,7 @@ class Laboratory:
         """
         chosen, random = SCENARIOS[scenario], Random(f"{scenario}/{seed}")  # noqa: S311
         world = random.choice(chosen.worlds)
-        foreign, _ = self.earlier(world)
+        foreign = self.earlier(world).said
         name = f"{scenario}/{seed}"
         cluster = (
             self.second_run(world, name, random)
