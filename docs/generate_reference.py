@@ -33,6 +33,13 @@ LIMITS = {
     "maximum": "≤ {}",
     "pattern": "`{}`",
 }
+LOGS = ("self.log", "self._party.log")
+LOGGERS = {
+    "leader": ("coordinator",),
+    "site": ("site", "admission"),
+    "leader, site": ("heads",),
+    "helper": ("helper",),
+}
 EVENTS = {
     "run.offered": "offers a run",
     "round.started": "starts a round on a model",
@@ -41,6 +48,7 @@ EVENTS = {
     "offer.received": "has received an offer",
     "policy.decided": "has its policy's answer",
     "budget.reserved": "reserves the whole plan in its budget",
+    "budget.head": "has seen the head of a client's budget, and remembers it: a countersignature",
     "receipt.issued": "has read, redacted and checked its data (salted commitment)",
     "offer.accepted": "takes part",
     "model.checked": "has derived the round's model itself",
@@ -97,7 +105,8 @@ def _tables(
         if target is None:
             keys.append(_key(name, item, name in required))
             continue
-        below = f"{path}.{name}".strip(".")
+        named = ".NAME" if "patternProperties" in item else ""
+        below = f"{path}.{name}{named}".strip(".")
         form = f"[[{below}]]" if "items" in item else f"[{below}]"
         text = item.get("description", known[target]["description"])
         inner.append((below, form, {**known[target], "description": text}))
@@ -108,6 +117,7 @@ def _tables(
 
 def _reference(item: Mapping[str, Any]) -> str | None:
     options = [item, item.get("items", {}), *item.get("anyOf", [])]
+    options += item.get("patternProperties", {}).values()
     found = [option["$ref"] for option in options if "$ref" in option]
     return found[0].rpartition("/")[2] if found else None
 
@@ -119,15 +129,25 @@ def _key(name: str, item: Mapping[str, Any], required: bool) -> dict[str, str]:
         "key": f"`{name}`",
         "type": " or ".join(dict.fromkeys(_type(option) for option in options)),
         "default": "required" if required else "none" if default is None else f"`{_toml(default)}`",
-        "limits": "; ".join(filter(None, map(_limits, [*options, item.get("items", {})]))),
+        "limits": "; ".join(
+            filter(None, map(_limits, [*options, item.get("items", {}), _values(item)]))
+        ),
         "meaning": _plain(item.get("description", "")),
     }
+
+
+def _values(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the values of a table with free names must be; nothing for anything else."""
+    found = item.get("additionalProperties")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _type(option: Mapping[str, Any]) -> str:
     if option.get("type") == "array":
         of = option["items"].get("anyOf", [option["items"]])
         return f"array of {' or '.join(_type(kind) for kind in of)}"
+    if option.get("type") == "object":
+        return f"table of {_type(option['additionalProperties'])}"
     return option.get("format") or option["type"]
 
 
@@ -172,22 +192,31 @@ def _after_colon(text: str) -> str:
 def commands() -> str:
     """Every command with its arguments."""
     parser = cli._parser()  # noqa: SLF001 - the one description of the command line
-    actions = parser._actions  # noqa: SLF001
-    kind = argparse._SubParsersAction  # noqa: SLF001
-    (choices,) = (action for action in actions if isinstance(action, kind))
-    parts = []
-    for name, command in choices.choices.items():
-        usage = " ".join(command.format_usage().removeprefix("usage: ").split())
-        rows = [
-            {"argument": f"`{_argument(action)}`", "meaning": action.help or ""}
-            for action in command._actions  # noqa: SLF001
-            if not isinstance(action, argparse._HelpAction)  # noqa: SLF001
-        ]
-        parts.append(
-            f"## tacit {name}\n\n{_sentence(command.description)}\n\n"
-            f"```text\n{usage}\n```\n\n{_markdown(rows)}"
-        )
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(_command(name, one) for name, one in _commands(parser)) + "\n"
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The commands of a parser, each before those within it."""
+    for action in parser._actions:  # noqa: SLF001
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            for name, command in action.choices.items():
+                yield name, command
+                for inner, one in _commands(command):
+                    yield f"{name} {inner}", one
+
+
+def _command(name: str, command: argparse.ArgumentParser) -> str:
+    usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+    without = (argparse._HelpAction, argparse._SubParsersAction)  # noqa: SLF001
+    rows = [
+        {"argument": f"`{_argument(action)}`", "meaning": action.help or ""}
+        for action in command._actions  # noqa: SLF001
+        if not isinstance(action, without)
+    ]
+    return (
+        f"## tacit {name}\n\n{_sentence(command.description)}\n\n"
+        f"```text\n{usage}\n```\n\n{_markdown(rows)}"
+    )
 
 
 def _argument(action: argparse.Action) -> str:
@@ -244,10 +273,11 @@ def claims() -> str:
 def events() -> str:
     """Every event that a party logs, with its fields."""
     rows = []
-    for file, who in (("coordinator", "leader"), ("site", "site"), ("helper", "helper")):
+    for who, files in LOGGERS.items():
         found: dict[str, dict[str, None]] = {}
-        for name, fields in _logged((PARTY / f"{file}.py").read_text("utf-8")):
-            found.setdefault(name, {}).update(dict.fromkeys(fields))
+        for file in files:
+            for name, fields in _logged((PARTY / f"{file}.py").read_text("utf-8")):
+                found.setdefault(name, {}).update(dict.fromkeys(fields))
         for name in sorted(found, key=list(EVENTS).index):
             columns = ", ".join(f"`{field}`" for field in found[name])
             rows.append(
@@ -258,7 +288,7 @@ def events() -> str:
 
 def _logged(source: str) -> Iterator[tuple[str, list[str]]]:
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "self.log"):
+        if not (isinstance(node, ast.Call) and ast.unparse(node.func) in LOGS):
             continue
         if len(node.args) == 3 and isinstance(node.args[2], ast.Constant):
             yield str(node.args[2].value), [str(keyword.arg) for keyword in node.keywords]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tacit.engine.folder import World, coordinator_ports
+from tacit.engine.folder import World, party_ports
 from tacit.errors import ConfigError, LocalProtocolError, TacitError
 from tacit.evidence.records import read_log
 from tacit.ledger.log import log_origin
@@ -78,7 +78,7 @@ def audit_run(folder: Path, *, forget: bool = False) -> Audit:
     """
     place = RunPlace.read(folder)
     roster, leader = place.roster()
-    ports = coordinator_ports(place.base / "coordinator", leader, roster, World.real())
+    ports = party_ports(place.base / "coordinator", leader, roster, World.real())
     terms = Terms.of(place.offer(ports, roster), roster)
     party = Party(Address(leader, "leader"), roster, ports)
     kept = KeptRounds(party, terms)

@@ -81,11 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("bundle", type=Path, help="the bundle.zip of a run")
     verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
 
-    budget = _command(commands, "budget", _budget, "show what a site's budget has spent")
-    budget.add_argument("sites", type=Path, nargs="*", help="site folders (default: sites/*)")
-    budget.add_argument(
-        "--release", metavar="RUN", help="free what a run reserved that never sent anything"
-    )
+    _add_budget(commands)
 
     prior = _command(commands, "prior", _prior, "fit a public prior for a job's features")
     prior.add_argument(
@@ -113,12 +109,60 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    inner: bool = False,
 ) -> argparse.ArgumentParser:
+    """A command; an ``inner`` one leaves a ``--json`` that stood before its name as it was."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("--json", action="store_true", help="print one JSON object for scripts")
+    absent: Any = argparse.SUPPRESS if inner else False
+    parser.add_argument(
+        "--json", action="store_true", default=absent, help="print one JSON object for scripts"
+    )
     parser.set_defaults(command=function)
     return parser
+
+
+def _add_budget(commands: Any) -> None:
+    text = "what sites' privacy budgets have spent, and how"
+    budget = _command(commands, "budget", _budget_show, f"show {text}")
+    budget.set_defaults(sites=[], release=None)
+    inner = budget.add_subparsers(title="commands (default: show)", metavar="[COMMAND]")
+
+    show = _command(inner, "show", _budget_show, "show what is spent and what is left", inner=True)
+    _add_sites(show)
+    show.add_argument(
+        "--release", metavar="RUN", help="free what a run reserved that never sent anything"
+    )
+    history = _command(
+        inner,
+        "history",
+        _budget_history,
+        "list every reservation, charge and settlement",
+        inner=True,
+    )
+    _add_sites(history)
+    heads = _command(
+        inner, "heads", _budget_heads, "show what parties remember of others' budgets", inner=True
+    )
+    heads.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        help="folders of sites or the coordinator (default: all here)",
+    )
+    heads.add_argument(
+        "--accept",
+        metavar="SITE",
+        help="take the next head of a site as the first: it lost its state, and that is accounted for",
+    )
+
+
+def _add_sites(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sites", type=Path, nargs="*", help="site folders (default: sites/*)")
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
@@ -215,27 +259,39 @@ def _verify(options: argparse.Namespace) -> int:
     return report.exit_code
 
 
-def _budget(options: argparse.Namespace) -> int:
-    from tacit.api import default_sites  # noqa: PLC0415
-    from tacit.engine.folder import read_budget, release_reservation  # noqa: PLC0415
-    from tacit.show import show_budgets  # noqa: PLC0415
+def _budget_show(options: argparse.Namespace) -> int:
+    from tacit.budget import show  # noqa: PLC0415
 
-    paths = options.sites or default_sites(Path())
+    show(_sites(options.sites), release=options.release, as_json=options.json)
+    return 0
+
+
+def _budget_history(options: argparse.Namespace) -> int:
+    from tacit.budget import history  # noqa: PLC0415
+
+    history(_sites(options.sites), as_json=options.json)
+    return 0
+
+
+def _budget_heads(options: argparse.Namespace) -> int:
+    from tacit.budget import heads  # noqa: PLC0415
+
+    here = [path for path in (Path("coordinator"),) if path.exists()]
+    heads(options.folders or [*here, *_sites([])], accept=options.accept, as_json=options.json)
+    return 0
+
+
+def _sites(named: Sequence[Path]) -> Sequence[Path]:
+    from tacit.api import default_sites  # noqa: PLC0415
+
+    paths = named or default_sites(Path())
     if not paths:
         raise ConfigError(
             "site.none",
             "no site folder was found in sites/",
-            remedy="name the site folders, for example 'tacit budget sites/north'",
+            remedy="name the site folders, for example 'tacit budget show sites/north'",
         )
-    if options.release is not None:
-        for path in paths:
-            release_reservation(path, options.release)
-    budgets = [read_budget(path) for path in paths]
-    if options.json:
-        print(json.dumps({"sites": [budget.record() for budget in budgets]}, indent=2))
-    else:
-        show_budgets(budgets)
-    return 0
+    return paths
 
 
 def _prior(options: argparse.Namespace) -> int:

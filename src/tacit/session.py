@@ -18,7 +18,7 @@ import rfc8785
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from tacit.engine.folder import FolderSource, SiteFolder, World, coordinator_ports
+from tacit.engine.folder import FolderSource, SiteFolder, World, party_ports
 from tacit.engine.local import LocalEngine, Tap, Traffic
 from tacit.errors import ConfigError, RoundAborted, TacitError
 from tacit.evidence.bundle import BundleWriter
@@ -227,7 +227,7 @@ class Session:
         """
         place = RunPlace.read(folder)
         roster, leader = place.roster()
-        ports = coordinator_ports(place.base / "coordinator", leader, roster, world or World.real())
+        ports = party_ports(place.base / "coordinator", leader, roster, world or World.real())
         offer = place.offer(ports, roster)
         spec = JobSpec.from_canonical(offer.job)
         if spec.model == "notebook":
@@ -458,7 +458,7 @@ class Federation:
             job=job,
             roster=roster,
             leader=leader,
-            ports=coordinator_ports(base / "coordinator", leader, roster, world),
+            ports=party_ports(base / "coordinator", leader, roster, world),
             workload=workload,
             schema=schema,
             evaluation=evaluation,

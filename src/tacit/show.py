@@ -15,10 +15,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from tacit.engine.folder import SiteBudget
 from tacit.errors import TacitError
 from tacit.evidence.report import Report
-from tacit.privacy.budget import Entry
 from tacit.session import Outcome, Progress
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "console",
     "plain",
     "progress",
-    "show_budgets",
     "show_error",
     "show_report",
     "show_run",
@@ -53,14 +50,17 @@ def plain(text: str, style: str = "") -> Text:
     return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text), style)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table; columns after the first are right-aligned when all their cells are numbers."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    """A table; columns after the first are right-aligned when all their cells are numbers.
+
+    A cell that is a ``Text`` keeps its styles; whoever makes it sees to what is in it.
+    """
     made = Table(title=plain(title), title_justify="left", header_style="bold", pad_edge=False)
     for index, name in enumerate(columns):
-        numeric = index > 0 and all(_is_number(row[index]) for row in rows)
+        numeric = index > 0 and all(_is_number(str(row[index])) for row in rows)
         made.add_column(plain(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(plain(cell) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in row))
     return made
 
 
@@ -148,12 +148,6 @@ def show_run(outcome: Outcome) -> None:
     out.print(plain(f"verify it: tacit verify {outcome.bundle} --trust {trust}"))
 
 
-def _entry_state(entry: Entry) -> str:
-    if entry.open:
-        return "open: counts in full"
-    return "settled" if entry.charged else "nothing left the site"
-
-
 def coalition_table(outcome: Outcome) -> Table:
     """Epsilon by how many helpers pool what they know."""
     columns = ("colluding helpers", *(str(count) for count in range(len(outcome.coalitions))))
@@ -198,28 +192,3 @@ def _verdict(report: Report) -> Text:
     if report.status != "complete":
         return Text(f"{text}; the run is PARTIAL", style="bold yellow")
     return Text(text, style="bold green")
-
-
-def show_budgets(budgets: Sequence[SiteBudget]) -> None:
-    """One line a site, then one a run."""
-    out = console()
-    rows = [
-        (
-            budget.site,
-            f"{budget.spent.epsilon:.4f}",
-            f"{budget.spent.reserved_epsilon:.4f}",
-            f"{budget.spent.epsilon_limit}",
-            f"{float(budget.spent.delta):g}",
-            f"{float(budget.spent.delta_limit):g}",
-        )
-        for budget in budgets
-    ]
-    columns = ("site", "epsilon spent", "reserved", "limit", "delta spent", "limit of delta")
-    out.print(table("Privacy budgets", columns, rows))
-    runs = [
-        (budget.site, entry.run[:12], f"{entry.charged:.4f}", _entry_state(entry))
-        for budget in budgets
-        for entry in budget.entries
-    ]
-    if runs:
-        out.print(table("Runs", ("site", "run", "epsilon", "state"), runs))

@@ -184,8 +184,10 @@ def unknown_commands(text: str) -> Iterator[str]:
 def tacit_commands() -> dict[str, set[str]]:
     """Every command of ``tacit`` with its options."""
     page = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8")
-    parts = re.split(r"^## tacit ", page, flags=re.MULTILINE)[1:]
-    return {part.split()[0]: set(re.findall(r"`(--[a-z]+)", part)) for part in parts}
+    known: dict[str, set[str]] = {}
+    for part in re.split(r"^## tacit ", page, flags=re.MULTILINE)[1:]:
+        known.setdefault(part.split()[0], set()).update(re.findall(r"`(--[a-z]+)", part))
+    return known
 
 
 FENCE = "`" * 3

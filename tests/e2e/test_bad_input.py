@@ -11,7 +11,7 @@ import pytest
 
 from tacit.cli import main
 from tacit.engine import local
-from tacit.engine.folder import read_budget
+from tacit.engine.budgets import read_budget
 from tacit.testing.federation import SITES, write_small_federation
 from tacit.wire.envelope import Envelope
 
@@ -233,7 +233,7 @@ def nothing_happened(base):
             text = (path / "site.toml").read_text()
             if "operater" in text or "region" not in text:
                 continue
-            spent = read_budget(path).spent
+            spent = read_budget(path).populations[0].total
             assert (spent.epsilon, spent.reserved_epsilon, spent.delta) == (0, 0, 0)
 
 

@@ -44,14 +44,20 @@ def as_json(capsys, *arguments):
     return code, record
 
 
+def total(site):
+    """What all runs on the only population of a site have spent."""
+    (population,) = site["populations"]
+    return population["epsilon"]
+
+
 def spent(capsys):
     _, record = as_json(capsys, "budget")
-    return {site["site"]: float(site["epsilon"]["spent"]) for site in record["sites"]}
+    return {site["site"]: float(total(site)["spent"]) for site in record["sites"]}
 
 
 def reserved(capsys):
     _, record = as_json(capsys, "budget")
-    return {float(site["epsilon"]["reserved"]) for site in record["sites"]}
+    return {float(total(site)["reserved"]) for site in record["sites"]}
 
 
 def test_the_life_of_a_job(base, capsys):
@@ -65,7 +71,7 @@ def test_the_life_of_a_job(base, capsys):
     code, out, _ = tacit(capsys, "verify", "result/bundle.zip", "--trust", "result/trust.json")
     assert code == 0
     assert "verified" in out
-    code, out, _ = tacit(capsys, "budget", "sites/north")
+    code, out, _ = tacit(capsys, "budget", "show", "sites/north")
     assert code == 0
     assert "north" in out
     assert "settled" in out
@@ -286,15 +292,15 @@ def test_a_reservation_whose_run_never_began_can_be_released(base, capsys):
     with pytest.raises(Killed):
         session.execute(tap=kill)
     _, record = as_json(capsys, "budget")
-    held = [site for site in record["sites"] if float(site["epsilon"]["reserved"]) > 0]
+    held = [site for site in record["sites"] if float(total(site)["reserved"]) > 0]
     assert held
     name = held[0]["site"]
     run = held[0]["runs"][0]["run"]
-    code, out, err = tacit(capsys, "budget", f"sites/{name}", "--release", run[:8])
+    code, out, err = tacit(capsys, "budget", "show", f"sites/{name}", "--release", run[:8])
     assert (code, err) == (0, "")
     assert "nothing left the site" in out
-    _, record = as_json(capsys, "budget", f"sites/{name}")
-    assert float(record["sites"][0]["epsilon"]["reserved"]) == 0
-    code, _, err = tacit(capsys, "budget", f"sites/{name}", "--release", run[:8])
+    _, record = as_json(capsys, "budget", "show", f"sites/{name}")
+    assert float(total(record["sites"][0])["reserved"]) == 0
+    code, _, err = tacit(capsys, "budget", "show", f"sites/{name}", "--release", run[:8])
     assert code == 1
     assert "only a run for which nothing has left" in err

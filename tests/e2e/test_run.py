@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import tacit
-from tacit.engine.folder import read_budget
+from tacit.engine.budgets import read_budget
 from tacit.errors import ConfigError, RoundAborted
 from tacit.party.job import JobSpec
 from tacit.session import Session
@@ -43,7 +43,7 @@ def session(base, *, seed="first", out=None):
 
 
 def budgets(base):
-    return {site.name: read_budget(site).spent for site in site_folders(base)}
+    return {site.name: read_budget(site).populations[0].total for site in site_folders(base)}
 
 
 def at_message(number, act):

@@ -20,7 +20,7 @@ import cbor2
 import numpy as np
 from byte_mutations import Shape
 
-from tacit.errors import ConfigError, DecodeError, LedgerError, SignatureError
+from tacit.errors import ConfigError, DecodeError, LedgerError, SignatureError, VerificationError
 from tacit.evidence import layout
 from tacit.evidence.archive import pack, unpack
 from tacit.evidence.head import Head, check_signature
@@ -39,8 +39,13 @@ from tacit.ledger.note import (
     open_note,
     sign_checkpoint,
 )
+from tacit.party.base import Party, Ports
+from tacit.party.heads import SPACE as KNOWN_HEADS
+from tacit.party.heads import PeerHeads
 from tacit.party.job import JobSpec
 from tacit.policy.schema import FeatureColumn, Schema
+from tacit.privacy.budget import Account, Budget, BudgetLimits, Limit
+from tacit.privacy.journal import SPACE as JOURNAL
 from tacit.privacy.plan import Plan
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.sealing import SeededSealing
@@ -456,6 +461,65 @@ def evidence_targets() -> list[Target]:
     ]
 
 
+# --- budgets ----------------------------------------------------------------------------------
+
+LIMITS = BudgetLimits(Limit(2.0, 1e-4), purposes={"research": 1.5})
+
+
+def _journal() -> MemoryStore:
+    store, now = MemoryStore(), Milliseconds(5)
+    budget = Budget(store, LIMITS)
+    budget.reserve(RUN, Account("everyone", "research", "record"), 1.0, 1e-5, now)
+    budget.charge(RUN, 1, 0.25, now)
+    budget.settle(RUN, 0.5, now)
+    return store
+
+
+def _stored_budget(key: str) -> Callable[[bytes], None]:
+    """A site's own budget, damaged in one value; whatever is taken for sound must add up."""
+
+    def run(data: bytes) -> None:
+        store = _journal()
+        with store.transaction():
+            store.put(JOURNAL, key, data)
+        budget = Budget(store, LIMITS)
+        budget.spent("everyone", "research")
+        list(budget.history())
+
+    return run
+
+
+def _known_head(data: bytes) -> None:
+    """What a party remembers of a site, damaged."""
+    store, roster = MemoryStore(), _roster()
+    ports = Ports.of(
+        NAMES[1],
+        roster,
+        entropy=ENTROPY,
+        signer=IDENTITIES[NAMES[1]],
+        sealing=SeededSealing(ENTROPY),
+        store=store,
+    )
+    with store.transaction():
+        store.put(KNOWN_HEADS, NAMES[2], data)
+    PeerHeads(Party(Address(NAMES[1], "leader"), roster, ports)).all()
+
+
+def budget_targets() -> list[Target]:
+    """The journal of a budget, and what peers remember of one."""
+    stored, errors = _journal(), (VerificationError,)
+    first, charge, last = (stored.get(JOURNAL, f"{i:012d}") or b"" for i in range(3))
+    head = stored.get(JOURNAL, "head") or b""
+    known = (bytes(8), (1).to_bytes(8, "big") + bytes(32), (70).to_bytes(8, "big") + bytes(64 * 32))
+    return [
+        Target("stored-charge", _stored_budget(f"{1:012d}"), errors, (charge,), "json"),
+        Target("stored-reservation", _stored_budget(f"{0:012d}"), errors, (first,), "json"),
+        Target("stored-settlement", _stored_budget(f"{2:012d}"), errors, (last,), "json"),
+        Target("stored-budget-head", _stored_budget("head"), errors, (head,), "text"),
+        Target("known-head", _known_head, errors, known, "bytes"),
+    ]
+
+
 # --- sealed bytes -----------------------------------------------------------------------------
 
 
@@ -496,6 +560,7 @@ def all_targets() -> dict[str, Target]:
         *record_targets(),
         *ledger_targets(),
         *evidence_targets(),
+        *budget_targets(),
         *sealing_targets(),
     ]
     return {target.name: target for target in found}

@@ -62,6 +62,9 @@ def test_random_bytes_raise_only_documented_errors(target, data):
         pytest.param("schema", b'"lower":"0.0"', b'"lower":' + b"1" * 400, id="a huge bound"),
         pytest.param("job", b'"east"', b'"\\ud800"', id="a lone surrogate"),
         pytest.param("job", b'"min_cohort":3', b'"min_cohort":%d' % 2**60, id="no JSON integer"),
+        pytest.param(
+            "stored-settlement", b'"epsilon":"0.5"', b'"epsilon":"1E-9999"', id="no float"
+        ),
         pytest.param("stored-head", b"3 ", b"-1 ", id="a negative size"),
     ],
 )

@@ -25,6 +25,7 @@ SWEEP = {
     "malicious-client": 150,
     "absent-helpers": 125,
     "one-operator": 75,
+    "restored-budget": 75,
 }
 """Seeds of a scenario in ``make test``: two thousand in all."""
 
@@ -62,15 +63,15 @@ def sweep(laboratory, scenario, first, count):
 @pytest.mark.parametrize(("scenario", "first"), blocks(1, 0))
 def test_every_rule_holds(laboratory, scenario, first):
     endings = sweep(laboratory, scenario, first, BLOCK)
-    # Faults neither prevent every round nor do nothing.
-    assert endings["complete"] > 0
+    # Faults neither prevent every round nor do nothing; a restored budget prevents all.
+    assert (endings["complete"] > 0) == (scenario != "restored-budget")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scenario", "first"), blocks(LONG_SWEEP, 1_000_000))
 def test_every_rule_holds_in_the_long_run(laboratory, scenario, first):
     endings = sweep(laboratory, scenario, first, BLOCK * LONG_SWEEP)
-    assert endings["complete"] > 0
+    assert (endings["complete"] > 0) == (scenario != "restored-budget")
 
 
 def test_one_seed(laboratory, request):
@@ -107,7 +108,7 @@ def test_a_failing_seed_names_its_command(laboratory, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"split-helpers"}))
+@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - {"split-helpers", "restored-budget"}))
 def test_without_faults_every_round_closes(laboratory, scenario):
     simulation = laboratory.simulation(scenario, 1, faults=Faults())
     simulation.intruder = None
@@ -115,6 +116,17 @@ def test_without_faults_every_round_closes(laboratory, scenario):
     terms = simulation.cluster.terms
     assert simulation.cluster.leader.chain.completed == terms.manifest.rounds
     assert len(simulation.history.answers) == terms.manifest.rounds * len(terms.helpers)
+
+
+def test_a_restored_budget_gives_no_result(laboratory):
+    """Site and operator are named by the leader, or by every site where the leader looks away."""
+    codes = Counter()
+    for seed in range(24):
+        simulation = laboratory.run("restored-budget", seed, faults=Faults())
+        assert simulation.cluster.leader.chain.completed == 0
+        codes[simulation.cluster.leader.failure.code] += 1
+    found = ("budget.forked", "budget.refunded")
+    assert set(codes) == {*found, *(f"refused.{code}" for code in found)}
 
 
 RARE = {"forged-state", "forged-kept"}

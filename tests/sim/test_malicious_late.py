@@ -302,11 +302,11 @@ def test_a_cohort_under_other_names_is_not_trained_on(folder):
         )
     )
     site, made = small.sites[NORTH], swapped(small, start)
-    spent = site.budget.spent()
+    spent = site.budget.spent("everyone")
     for _ in range(3):  # east's, north's own, and south's under the name of west
         (made,) = site.receive(made, small.clock())
         (made,) = small.leader.receive(made, small.clock())
     (made,) = site.receive(made, small.clock())
     assert small.read(made).body == Refusal("readd.message", "")
-    assert site.budget.spent() == spent
+    assert site.budget.spent("everyone") == spent
     assert site.state(small.terms.run_id).number("uploads") == 1  # of round 1

@@ -14,6 +14,7 @@ from tacit.testing.federation import (
     SmallFederation,
 )
 from tacit.testing.lies import (
+    ANY_ACCEPT,
     ANY_VECTOR,
     EAST,
     NORTH,
@@ -48,7 +49,6 @@ from tacit.wire.envelope import (
     split_chunks,
 )
 from tacit.wire.messages import (
-    Accept,
     Aggregate,
     CohortMember,
     Kept,
@@ -186,7 +186,7 @@ AT_HELPER = [
     ),
     Lie(
         "an accept as an upload",
-        with_upload(0, carried(Accept(bytes(32), bytes(32), bytes(32)), "client")),
+        with_upload(0, carried(ANY_ACCEPT, "client")),
         "message.carried",
     ),
     Lie("copied seeds of another client", copied_seeds, "secagg.seed"),

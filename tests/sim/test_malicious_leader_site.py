@@ -16,6 +16,7 @@ from tacit.testing.federation import (
     write_small_federation,
 )
 from tacit.testing.lies import (
+    ANY_ACCEPT,
     ANY_VECTOR,
     EAST,
     JUNK_KEY,
@@ -48,7 +49,6 @@ from tacit.wire.envelope import (
     digest,
 )
 from tacit.wire.messages import (
-    Accept,
     Aggregate,
     CohortMember,
     HelperKey,
@@ -107,7 +107,7 @@ AT_SITE_ONE = [
                     small,
                     client(EAST),
                     small.leader.address,
-                    Accept(bytes(32), bytes(32), bytes(32)),
+                    ANY_ACCEPT,
                     signer=LEADER,
                 ).message,
                 *small.read(start).body.accepts[1:],
@@ -166,7 +166,8 @@ UNSEALABLE = [
 def test_a_site_seals_nothing_to(lie, small):
     start = small.until(RoundStart)[NORTH]
     with small.stores[NORTH].transaction():
-        small.sites[NORTH]._live(small.terms).chain.begin(small.read(start).body.accepts)
+        chain = small.sites[NORTH]._live(small.terms).chain
+        chain.begin(chain.open_accepts(small.read(start).body.accepts))
     site_leaks_nothing(small, lie.make(small, start), lie)
 
 

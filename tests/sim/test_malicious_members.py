@@ -18,6 +18,7 @@ from tacit.testing.federation import (
     write_small_federation,
 )
 from tacit.testing.lies import (
+    ANY_ACCEPT,
     ANY_VECTOR,
     EAST,
     JUNK_KEY,
@@ -44,7 +45,6 @@ from tacit.wire.envelope import (
     split_chunks,
 )
 from tacit.wire.messages import (
-    Accept,
     CatchUpRequest,
     Finish,
     HelperKey,
@@ -207,7 +207,7 @@ IGNORED = {
         "",
     ),
     "a log before the end": (from_client(Record(b"x", ANY_VECTOR)), ""),
-    "a second accept": (from_client(Accept(bytes(32), bytes(32), bytes(32)), 0), ""),
+    "a second accept": (from_client(ANY_ACCEPT, 0), ""),
     "a client that ends the run": (from_client(Finish(True, bytes(32), None), 0), ""),
     "a client that aborts the round": (from_client(RoundAbort("x")), ""),
     "a client that starts a round": (
@@ -380,7 +380,7 @@ def test_strangers_to_the_run_are_not_heard(number, three_folder):
     for sender in (client(WEST), helper(WEST)):
         for body, about in (
             (upload.body, number),
-            (Accept(bytes(32), bytes(32), bytes(32)), 0),
+            (ANY_ACCEPT, 0),
             (HelperKey(bytes(32)), number + 1),
             (Refusal("no", EAST), number),
             (KeptRequest(0, bytes(range(32))), 1),
@@ -470,7 +470,7 @@ def test_nobody_but_the_leader_ends_a_run(small):
             assert party.receive(lie, small.clock()) == []
             assert len(party.ports.log) == before
             assert party.state(small.terms.run_id).number("closed") == 0
-    assert small.sites[NORTH].budget.spent().reserved_epsilon > 0
+    assert small.sites[NORTH].budget.spent("everyone").reserved_epsilon > 0
     (made,) = small.sites[NORTH].receive(start, small.clock())
     assert isinstance(small.read(made).body, Upload)
 
@@ -483,7 +483,7 @@ def test_a_released_model_that_does_not_follow_is_recorded_and_the_whole_plan_ch
     assert site.last_error.code == "finish.model"
     assert isinstance(small.read(record).body, Record)
     assert b"finish.model" in b"".join(record.chunks)
-    assert float(site.budget.spent().epsilon) == small.terms.plan.epsilon()
+    assert float(site.budget.spent("everyone").epsilon) == small.terms.plan.epsilon()
 
 
 def test_a_log_in_another_partys_name_is_not_taken(small):

@@ -168,12 +168,12 @@ def test_nobody_answers_an_offer_of(make, why, unoffered):
     small = unoffered
     for party in (small.sites[NORTH], small.helpers[NORTH]):
         events = len(party.ports.log)
-        spent = small.sites[NORTH].budget.spent()
+        spent = small.sites[NORTH].budget.spent("everyone")
         assert party.receive(make(small, Envelope(party.address, b"")), small.clock()) == []
         assert party.last_error.code == "offer.inconsistent"
         assert why in party.last_error.message
         assert len(party.ports.log) == events
-        assert small.sites[NORTH].budget.spent() == spent
+        assert small.sites[NORTH].budget.spent("everyone") == spent
 
 
 def test_the_leader_cannot_be_the_sole_helper(tmp_path):

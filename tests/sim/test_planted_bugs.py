@@ -18,7 +18,7 @@ from tacit.algebra import prg
 from tacit.engine.simulator.core import Violation
 from tacit.engine.simulator.faults import Faults
 from tacit.errors import ConfigError
-from tacit.party import context
+from tacit.party import context, heads
 from tacit.party.admission import Admission
 from tacit.party.helper import Helper
 from tacit.party.round_sum import RoundSum
@@ -187,10 +187,20 @@ BUGS = {
         (
             (
                 Site._commit_upload,
-                "self.budget.charge(terms.run_id, message.round, epsilon)",
+                "self.budget.charge(terms.run_id, message.round, epsilon, now)",
                 "pass",
             ),
         ),
+    ),
+    "a budget that went back is taken": Bug(
+        "budget-heads",
+        ((heads.compare_heads, "if then != known.at(known.count):", "if False:"),),
+        "restored-budget",
+    ),
+    "what was spent may be released": Bug(
+        "budget-heads",
+        ((heads.compare_heads, "not set(spent).isdisjoint(shown.released)", "False"),),
+        "restored-budget",
     ),
     "a contribution leaves unmasked": Bug(
         "upload-exact",

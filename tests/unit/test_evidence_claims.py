@@ -63,6 +63,13 @@ OTHER = "00" * 32
         (dropping("client.receipt.issued"), "receipts"),
         (changing("client.receipt.issued", contract=OTHER), "receipts"),
         (changing("client.receipt.issued", schema=OTHER), "receipts"),
+        (changing("client.budget.reserved", head=OTHER), "budget"),
+        (changing("client.budget.reserved", count=2), "budget"),
+        (changing("client.budget.head", head=OTHER), "budget"),
+        (changing("client.budget.head", count=2), "budget"),
+        (changing("client.budget.head", count="1"), "budget"),
+        (changing("leader.budget.head", LEADER, head=OTHER), "budget"),
+        (changing("leader.budget.head", LEADER, head=""), "budget"),
         (dropping("client.budget.charged"), "budget"),
         (dropping("client.budget.reserved"), "budget"),
         (dropping("client.run.settled"), "budget"),
@@ -94,6 +101,44 @@ def test_a_lie_in_a_log_fails_its_claim(edit, claim: str) -> None:
 
 def test_an_honest_run_fails_nothing(honest) -> None:
     assert failed(verify(honest)) == set()
+
+
+def test_every_budget_is_countersigned(honest) -> None:
+    reason = verify(honest).claim("budget").reason
+    assert "head of every budget is countersigned by at least 4 others" in reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "party", "reason"),
+    [
+        (
+            "client.budget.head",
+            EAST,
+            f"{EAST} uploaded and logged no head of the budget of {NORTH}",
+        ),
+        ("leader.budget.head", LEADER, ""),
+    ],
+)
+def test_a_head_that_an_uploader_did_not_log_is_not_proven(kind, party, reason) -> None:
+    claim = verify(SyntheticRun(edit=dropping(kind, party)).play()).claim("budget")
+    assert claim.status is (Status.NOT_PROVEN if reason else Status.PASS)
+    assert (reason or "countersigned by at least 3 others") in claim.reason
+
+
+def test_a_head_that_nobody_logged_is_not_proven() -> None:
+    def edit(who, event):
+        of_east = event["type"].endswith("budget.head") and event["site"] == EAST
+        return None if of_east else event
+
+    run = SyntheticRun(edit=edit).begin().close(complete=False)
+    report = verify_bundle(sealed(run, run.writer.members, complete=False), Trust.of(run.roster))
+    assert report.claim("budget").status is Status.NOT_PROVEN
+    assert f"nobody logged a head of the budget of {EAST}" in report.claim("budget").reason
+
+
+def test_without_privacy_a_disagreement_about_a_budget_fails_too() -> None:
+    edit = changing("leader.budget.head", LEADER, head=OTHER)
+    assert failed(verify(SyntheticRun(unit="none", edit=edit).play())) == {"budget"}
 
 
 def test_a_stopped_run_settles_the_whole_plan() -> None:

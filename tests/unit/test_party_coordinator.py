@@ -55,7 +55,7 @@ def events(small, kind):
 
 
 def settled(small):
-    return all(site.budget.spent().reserved_epsilon == 0 for site in small.sites.values())
+    return all(site.budget.spent("everyone").reserved_epsilon == 0 for site in small.sites.values())
 
 
 def test_a_round_closes_without_a_client_that_drops(small):
@@ -270,7 +270,7 @@ def test_everybody_restarts_in_the_middle(small, kind, number):
     held = small.deliver(small.start(), hold=kind)
     while small.read(held[0]).round < number:
         held = small.deliver(held, hold=kind)
-    charged = {name: small.sites[name].budget.spent().epsilon for name in SITES}
+    charged = {name: small.sites[name].budget.spent("everyone").epsilon for name in SITES}
     for name in (small.leader.address.party, *SITES):
         small.restart(name)
     small.deliver(small.leader.resume(small.clock()))
@@ -278,7 +278,7 @@ def test_everybody_restarts_in_the_middle(small, kind, number):
         timeout(small)
     assert settled(small)
     for name in SITES:
-        assert small.sites[name].budget.spent().epsilon >= charged[name]
+        assert small.sites[name].budget.spent("everyone").epsilon >= charged[name]
     # A helper that had answered lost its next key too: that costs one round more.
     lost = 2 if kind is MaskSum and number < 3 else 1
     assert small.leader.chain.completed == 3 - lost
@@ -305,10 +305,10 @@ def test_resuming_a_run_that_never_began_says_why_not(small):
 
 def test_a_run_that_never_began_releases_what_sites_reserved(small):
     small.deliver(small.start(), hold=Accept)
-    assert small.sites[NORTH].budget.spent().reserved_epsilon > 0
+    assert small.sites[NORTH].budget.spent("everyone").reserved_epsilon > 0
     small.restart(small.leader.address.party)
     small.deliver(small.leader.resume(small.clock()))
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
 
 

@@ -182,7 +182,7 @@ def test_what_model_code_raises_stays_at_the_site(tmp_path, monkeypatch):
     error = small.sites[NORTH].last_error
     assert (type(error), error.code) == (ConfigError, "site.model-failed")
     assert "17" not in error.message
-    assert small.sites[NORTH].budget.spent().epsilon == 0
+    assert small.sites[NORTH].budget.spent("everyone").epsilon == 0
 
 
 def test_a_replayed_message_is_refused_once(tmp_path):
@@ -210,8 +210,8 @@ def test_a_run_is_settled_and_closed_even_when_the_code_has_changed(tmp_path):
     assert isinstance(small.read(finish).body, Finish)
     small.sites[NORTH].receive(finish, small.clock())
     assert small.sites[NORTH].state(small.terms.run_id).number("closed") == 1
-    assert small.sites[NORTH].budget.spent().reserved_epsilon == 0
-    assert small.sites[NORTH].budget.spent().epsilon > 0
+    assert small.sites[NORTH].budget.spent("everyone").reserved_epsilon == 0
+    assert small.sites[NORTH].budget.spent("everyone").epsilon > 0
 
 
 def test_a_seed_of_another_size_costs_its_client_only(tmp_path):

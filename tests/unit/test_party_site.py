@@ -59,12 +59,12 @@ def answer(small, envelope, name=NORTH):
 
 def refused(small, envelope, code, name=NORTH):
     """Checks that a site refuses and that nothing was charged for it."""
-    before = small.sites[name].budget.spent()
+    before = small.sites[name].budget.spent("everyone")
     body = answer(small, envelope, name).body
     assert isinstance(body, Refusal)
     # Whatever is wrong with the data itself, the leader learns one code only.
     assert body.code == ("site.not-ready" if code.startswith("connect.") else code)
-    assert small.sites[name].budget.spent() == before
+    assert small.sites[name].budget.spent("everyone") == before
     assert small.sites[name].last_error.code == code
 
 
@@ -101,7 +101,7 @@ def test_nothing_leaves_when_the_policy_denies(tmp_path):
     assert refusal.body == Refusal(code="policy.denied", culprit="")  # the code and nothing else
     assert "never" in small.sites[NORTH].last_error.message
     assert small.sites[NORTH].receive(offer, small.clock()) == []  # nor on a second try
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
 
 
@@ -112,7 +112,7 @@ def test_a_denied_run_ends_and_costs_nothing(tmp_path):
     assert small.leader.failure.code == "refused.policy.denied"
     assert set(engine.refusals) == set(SITES)
     for site in small.sites.values():
-        spent = site.budget.spent()
+        spent = site.budget.spent("everyone")
         assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
 
 
@@ -223,7 +223,7 @@ def test_bad_data_settles_the_reservation(tmp_path, job):
     data = small.folder / "sites" / NORTH / "data" / "records.csv"
     data.write_text(data.read_text().replace("size", "height"))
     refused(small, offer_to(small), "connect.column")
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
 
 
@@ -264,23 +264,23 @@ def test_one_upload_per_round(tmp_path):
     small = federation(tmp_path)
     start = small.until(RoundStart)[NORTH]
     first = small.sites[NORTH].receive(start, small.clock())
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     other = small.lie(start, leader_key=small.leader.ports.sealing.generate().public_key)
     for _ in range(2):
         assert small.sites[NORTH].receive(start, small.clock()) == first  # the stored bytes
         small.restart(NORTH)  # a restart forgets neither
     assert answer(small, other).body.code == "round.not-new"
     assert small.sites[NORTH].receive(other, small.clock()) == []  # one conviction is enough
-    assert small.sites[NORTH].budget.spent() == spent
+    assert small.sites[NORTH].budget.spent("everyone") == spent
 
 
 def test_a_reservation_is_released_only_when_nothing_left(tmp_path):
     small = federation(tmp_path)
     site, run = small.sites[NORTH], small.terms.run_id
     answer(small, offer_to(small))
-    assert site.budget.spent().reserved_epsilon > 0
+    assert site.budget.spent("everyone").reserved_epsilon > 0
     site.release(run, small.clock())
-    assert site.budget.spent().reserved_epsilon == 0
+    assert site.budget.spent("everyone").reserved_epsilon == 0
     with pytest.raises(LocalProtocolError):
         site.release(run, small.clock())
 
@@ -322,10 +322,10 @@ def test_a_restart_asks_the_policy_again(tmp_path):
 def test_what_was_uploaded_is_never_released(tmp_path):
     small = federation(tmp_path)
     answer(small, small.until(RoundStart)[NORTH])
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     with pytest.raises(LocalProtocolError):
         small.sites[NORTH].release(small.terms.run_id, small.clock())
-    assert small.sites[NORTH].budget.spent() == spent
+    assert small.sites[NORTH].budget.spent("everyone") == spent
 
 
 def test_an_earlier_round_is_never_repeated(tmp_path):
@@ -506,7 +506,7 @@ def test_restarted_sites_continue_and_never_reuse_a_round(tmp_path):
     for name in SITES:
         log = small.sites[name].ports.log.events(small.terms.run_id)
         assert sum(b'"upload.sent"' in event for _, event in log) == 3
-        assert small.sites[name].budget.spent().reserved_epsilon == 0
+        assert small.sites[name].budget.spent("everyone").reserved_epsilon == 0
 
 
 # --- the end ---------------------------------------------------------------------------------
@@ -523,7 +523,7 @@ def test_a_run_that_a_site_cannot_follow_is_settled_in_full(tmp_path):
     stranger = small.read(other.until(RoundStart, 2)[NORTH]).body.previous
     lie = small.lie(finish, previous=stranger)
     assert isinstance(answer(small, lie).body, Record)
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     assert spent.reserved_epsilon == 0
     assert float(spent.epsilon) == small.terms.plan.epsilon()
 
@@ -534,7 +534,7 @@ def test_a_closed_run_stays_closed(tmp_path):
     finish = {e.receiver: e for e in small.leader.interrupt(small.clock())}
     end = finish[small.sites[NORTH].address]
     assert isinstance(answer(small, end).body, Record)
-    spent = small.sites[NORTH].budget.spent()
+    spent = small.sites[NORTH].budget.spent("everyone")
     assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)  # nothing had left
     small.restart(NORTH)
     assert small.sites[NORTH].receive(starts[NORTH], small.clock()) == []

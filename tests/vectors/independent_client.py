@@ -301,6 +301,66 @@ def checked_keys(start: list[bytes], manifest: dict[str, Any], number: int, rost
     return keys
 
 
+# --- section 8.2: acceptances and budget heads ---------------------------------------------------
+
+WINDOW = 64
+
+
+@dataclass
+class Heads:
+    """Reservations ever made, the digests after each of the last ones, and which were released."""
+
+    reservations: int
+    digests: list[bytes]
+    released: list[int] = field(default_factory=list)
+
+    def at(self, count: int) -> bytes | None:
+        oldest = self.reservations - len(self.digests) + 1
+        return self.digests[count - oldest] if oldest <= count <= self.reservations else None
+
+
+def standing(known: Heads | None, shown: Heads, spent: list[int]) -> str:
+    """What a peer makes of what a client shows; ``spent``: reservations in whose runs it uploaded."""
+    count = shown.reservations
+    window = range(count - len(shown.digests) + 1, count + 1)
+    if len(shown.digests) != min(count, WINDOW):
+        raise ValueError("budget.head")
+    if [number for number in window if number in shown.released] != shown.released:
+        raise ValueError("budget.head")
+    if set(shown.released) & set(spent):
+        raise ValueError("budget.refunded")
+    if known is None or known.reservations == 0:
+        return "first"
+    if count < known.reservations:
+        if count == 0 or shown.at(count) != known.at(count):
+            raise ValueError("budget.rolled-back")
+        return "repeated"
+    if shown.at(known.reservations) is None:
+        return "unprovable"
+    if shown.at(known.reservations) != known.at(known.reservations):
+        raise ValueError("budget.forked")
+    return "continued"
+
+
+def meet(
+    accepts: list[bytes], manifest: dict[str, Any], roster: Any, memory: dict[str, Heads]
+) -> dict[str, bytes]:
+    """The nonces of all clients; ``memory`` is what is remembered of their budgets, and is updated."""
+    opened = [read(raw, roster) for raw in accepts]
+    run, nonces, seen = sha256(cbor(manifest)), {}, dict(memory)
+    for one in opened:
+        if (one.header["type"], one.header["run"]) != ("accept", run):
+            raise ValueError("message.carried")
+        shown = Heads(one.body["reservations"], one.body["heads"], one.body["released"])
+        if standing(memory.get(one.sender), shown, []) != "repeated":
+            seen[one.sender] = shown
+        nonces[one.sender] = one.body["nonce"]
+    if len(opened) != len(nonces) or sorted(nonces) != sorted(manifest["clients"]):
+        raise ValueError("chain.accepts")
+    memory.update(seen)
+    return nonces
+
+
 # --- sections 8 and 9: client and helper ---------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from independent_client import DOMAIN, cbor, info, sha256, uncbor
-from masked_stage import Drawer, derived, identity_seed, opener
+from masked_stage import Drawer, derived, head, identity_seed, opener
 
 Json = dict[str, Any]
 L = 2**252 + 27742317777372353535851937790883648493
@@ -82,7 +82,8 @@ def _decode() -> list[Json]:
         return case(name, "decode", ("DecodeError", code), type=kind, bytes=data)
 
     request = b"\xa1\x67applied"
-    accept = {"nonce": bytes(32), "policy": bytes(32), "contract": bytes(32)}
+    accept: Json = {"nonce": bytes(32), "policy": bytes(32), "contract": bytes(32)}
+    accept |= {"reservations": 1, "heads": [bytes(32)], "released": []}
     return [
         case("valid", "decode", None, type="refusal", bytes=good),
         bad("empty", "wire.syntax", b""),
@@ -110,9 +111,17 @@ def _decode() -> list[Json]:
         bad("text too long", "wire.string", cbor({"code": "a" * 65, "culprit": ""})),
         bad("text too short", "wire.string", cbor({"code": "", "culprit": ""})),
         bad("digest of 31 bytes", "wire.string", cbor({**accept, "nonce": bytes(31)}), "accept"),
+        bad("head of 33 bytes", "wire.string", cbor({**accept, "heads": [bytes(33)]}), "accept"),
+        bad("65 heads", "wire.array", cbor({**accept, "heads": [bytes(32)] * 65}), "accept"),
+        bad("heads left out", "wire.fields", cbor(without(accept, "heads")), "accept"),
         bad("nine levels deep", "wire.syntax", b"\x81" * 9 + b"\x00"),
-        bad("beyond the limit", "wire.too-long", cbor({"code": "c" * 64, "culprit": "d" * 64})),
+        bad("beyond the limit", "wire.too-long", cbor({"code": "c" * 64, "culprit": "d" * 64}))
+        | {"limit": 128},
     ]
+
+
+def without(value: Json, *names: str) -> Json:
+    return {key: item for key, item in value.items() if key not in names}
 
 
 def _open(run: Run) -> list[Json]:
@@ -328,6 +337,70 @@ def _catch_ups(run: Run) -> list[Json]:
     ]
 
 
+def _accepts(run: Run) -> list[Json]:
+    alice, bob, carol = (run.raw(f"accept/{name}") for name in ("alice", "bob", "carol"))
+    elsewhere = run.resign("accept/carol", run=derived("another run"))
+
+    def bad(name: str, code: str, *accepts: bytes) -> Json:
+        return case(name, "accepts", ("RemoteProtocolError", code), accepts=accepts)
+
+    return [
+        case("valid", "accepts", None, accepts=[alice, bob, carol]),
+        case("in another order", "accepts", None, accepts=[carol, alice, bob]),
+        bad("one missing", "chain.accepts", alice, bob),
+        bad("one twice", "chain.accepts", alice, bob, carol, bob),
+        bad("one for another", "chain.accepts", alice, bob, bob),
+        bad("one of another run", "message.carried", alice, bob, elsewhere),
+        bad("another kind of message", "message.carried", alice, bob, run.raw("upload/carol")),
+    ]
+
+
+def _heads() -> list[Json]:
+    """What is remembered of a client, what it shows, and what a peer makes of it."""
+
+    def heads(count: int, *released: int, other_from: int = 1000, kept: int = 64) -> Json:
+        shown = range(max(count - kept, 0) + 1, count + 1)
+        names = ["carol" if n < other_from else "another carol" for n in shown]
+        made = [head(name, n) for name, n in zip(names, shown, strict=True)]
+        return {"reservations": count, "heads": made, "released": list(released)}
+
+    def judged(name: str, error: Any, known: Json | None, shown: Json) -> Json:
+        return case(name, "heads", error, known=known, spent=[2, 50], shown=shown)
+
+    def good(name: str, standing: str, known: Json | None, shown: Json) -> Json:
+        return judged(name, None, known, shown) | {"standing": standing}
+
+    def bad(name: str, code: str, known: Json | None, shown: Json) -> Json:
+        return judged(name, ("RemoteProtocolError", code), known, shown)
+
+    return [
+        good("nothing known", "first", None, heads(70)),
+        good("nothing known, nothing reserved", "first", None, heads(0)),
+        good("known before it reserved anything", "first", heads(0), heads(2)),
+        good("the same again", "continued", heads(3), heads(3)),
+        good("one reservation more", "continued", heads(3), heads(4)),
+        good("63 more", "continued", heads(7), heads(70)),
+        good("64 more", "unprovable", heads(6), heads(70)),
+        good("an acceptance that was overtaken", "repeated", heads(4), heads(3)),
+        bad("an older state", "budget.rolled-back", heads(4), heads(3, other_from=3)),
+        bad("no state any more", "budget.rolled-back", heads(4), heads(0)),
+        bad("a state older than what is remembered", "budget.rolled-back", heads(70), heads(6)),
+        bad("as many others", "budget.forked", heads(4), heads(4, other_from=4)),
+        bad("more, but others", "budget.forked", heads(4), heads(9, other_from=3)),
+        bad("too few heads", "budget.head", None, heads(70, kept=63)),
+        bad("only the last head", "budget.head", heads(4), heads(9, kept=1)),
+        bad("more heads than reservations", "budget.head", None, {**heads(3), "reservations": 2}),
+        bad("heads of nothing", "budget.head", None, {**heads(1), "reservations": 0}),
+        good("others were released", "continued", heads(3), heads(4, 1, 3)),
+        bad("what was spent was released", "budget.refunded", heads(3), heads(4, 2)),
+        bad("spent and released, nothing else known", "budget.refunded", None, heads(70, 50)),
+        bad("released before its reservation", "budget.head", None, heads(3, 4)),
+        bad("released outside the window", "budget.head", None, heads(70, 6)),
+        bad("released, in another order", "budget.head", None, heads(4, 3, 1)),
+        bad("released twice", "budget.head", None, heads(4, 1, 1)),
+    ]
+
+
 def _offers(run: Run) -> list[Json]:
     offer = run.body("offer")
     manifest = offer["manifest"]
@@ -389,14 +462,18 @@ def negative(played: Json, drawer: Drawer) -> Json:
         _helper,
         _aggregates,
         _catch_ups,
+        _accepts,
+        lambda _: _heads(),
     ]
     about = (
         "Operations on bytes, in the setting of round.json, and what becomes of them; 'error' is null "
-        "for success. decode: 'bytes' as a body of 'type', at most 128 bytes long. "
+        "for success. decode: 'bytes' as a body of 'type', at most 'limit' (4096) bytes long. "
         "open: a signed message. offer: the body of an Offer. helper-keys: the signed keys "
         "of 'round'. open-seed: what 'client' sealed to the key 'key' of 'helper'. open-chunk: a chunk "
         "of the upload whose digest is 'message'. mask-request: to hanna, who holds hanna/1; Ignored: "
-        "no answer. apply: an aggregate, to a client in 'state'. catch-up: to a client of round 0."
+        "no answer. apply: an aggregate, to a client in 'state'. catch-up: to a client of round 0. "
+        "accepts: those of a round's start. heads: what a peer remembers of a client's budget, the "
+        "reservations that it saw spent, and what the client shows; 'standing' is what the peer logs."
     )
     names = sorted(run.messages, key=lambda name: -len(run.messages[name]["message"]))
     known = [(name, run.messages[name]["message"]) for name in names]

@@ -47,6 +47,8 @@ HELPERS = tuple(PartyName(name) for name in ("hanna", "hugo"))
 FEATURES = 12
 LENGTH = FEATURES + 1
 NOW = Milliseconds(1_700_000_000_000)
+RESERVATIONS = {"alice": 1, "bob": 3, "carol": 70}
+RELEASED: dict[str, tuple[int, ...]] = {"alice": (), "bob": (2,), "carol": (7, 69)}
 KEYS = ("leader/1", "leader/2", "hanna/1", "hanna/2", "hugo/1", "hugo/2", "alice/reader")
 
 JOB: dict[str, Any] = {
@@ -85,6 +87,11 @@ def noise(helper: str) -> list[int]:
 
 def seed(client: str, helper: str) -> bytes:
     return derived("seed", client, helper)
+
+
+def head(client: str, reservation: int) -> bytes:
+    """What a client's journal is said to be after so many reservations."""
+    return derived("head", client, str(reservation))
 
 
 def identity_seed(name: str) -> bytes:
@@ -278,10 +285,14 @@ class Stage:
         return sign_message(channel, to, body, round_number=number, chunks=chunks)
 
     def accept(self, name: PartyName) -> Envelope:
+        count = RESERVATIONS[name]
         body = Accept(
             nonce=derived("nonce", name),
             policy=digest(b"policy of " + name.encode()),
             contract=digest(b"contract of " + name.encode()),
+            reservations=count,
+            heads=tuple(Digest(head(name, n)) for n in range(max(count - 64, 0) + 1, count + 1)),
+            released=RELEASED[name],
         )
         return self.sign(name, body)
 

@@ -49,6 +49,7 @@ class Others:
         self.plan: dict[str, Any] = {}
         self.key = second.SealingKey()
         self.sent: dict[str, list[int]] = {}
+        self.heads: dict[str, dict[str, second.Heads]] = {name: {} for name in SITES}
 
     def party(self, name: str, role: str) -> second.Party:
         key: Ed25519PrivateKey = self.federation.identity(PartyName(name))._private
@@ -84,6 +85,8 @@ class Others:
     def upload(self, envelope: Envelope) -> Envelope:
         start = second.read(envelope.message, self.roster)
         name, length = envelope.receiver.party, self.manifest["length"]
+        accepts = start.body["accepts"]
+        assert second.meet(accepts, self.manifest, self.roster, self.heads[name])
         vector = [secrets.randbelow(21) - 10 for _ in range(length)]
         vector[-1] = 1000  # A weight: without it the step would divide by nothing.
         seeds = second.fresh_seeds(self.manifest, start, name, self.roster, secrets.token_bytes)
@@ -132,6 +135,57 @@ def test_a_real_leader_and_real_helpers_sum_what_the_second_clients_send(
     check_model(federation, others, starts[0], total)
     for start in starts:
         follow(federation, start)
+
+
+class Acceptor(Others):
+    """One client of the second implementation, which shows a budget of its own."""
+
+    def accept(self, envelope: Envelope, shown: second.Heads) -> Envelope:
+        self.offer(envelope)
+        body = {
+            "nonce": secrets.token_bytes(32),
+            "policy": bytes(32),
+            "contract": bytes(32),
+            "reservations": shown.reservations,
+            "heads": shown.digests,
+            "released": shown.released,
+        }
+        party, to = self.party(envelope.receiver.party, "client"), f"{LEADER}/leader"
+        return self.envelope(second.sign(party, self.run, to, "accept", 0, body), [])
+
+    def starts(self, shown: second.Heads) -> list[Envelope]:
+        """The first round's starts, when the client has accepted beside real ones."""
+        queue, held = self.federation.start(), []
+        for at, envelope in enumerate(queue):
+            if envelope.receiver == Address(STRANGE_HELPER, "client"):
+                queue[at] = self.accept(envelope, shown)
+        while queue:
+            held += self.federation.deliver([queue.pop(0)], hold=RoundStart)
+        return held
+
+
+def test_a_real_federation_remembers_the_budget_of_a_second_client(tmp_path: Path) -> None:
+    write_small_federation(tmp_path / "small")
+    made = [bytes([number]) * 32 for number in range(5)]
+    first = RealSealing(tmp_path / "small")
+    acceptor = Acceptor(first)
+    starts = acceptor.starts(second.Heads(2, made[:2]))
+    assert {start.receiver.party for start in starts} == set(SITES)
+    strange = next(start for start in starts if start.receiver.party == STRANGE_HELPER)
+    starts.remove(strange)
+    first.deliver([*starts, acceptor.upload(strange)], hold=RoundStart)
+    assert first.leader.chain.completed == 1
+    for shown, code in (
+        (second.Heads(4, made[:4], [1]), ""),
+        (second.Heads(1, made[4:]), "budget.rolled-back"),
+        (second.Heads(5, [made[0], *made[2:], made[1]]), "budget.forked"),
+        (second.Heads(3, made[:3], [2]), "budget.refunded"),
+    ):
+        stores = {name: store.crash() for name, store in first.stores.items()}
+        later = SmallFederation(tmp_path / "small", seed="later", stores=stores)
+        starts = Acceptor(later).starts(shown)
+        assert bool(starts) == (code == "")
+        assert (later.leader.failure.code if later.leader.failure else "") == code
 
 
 def follow(federation: SmallFederation, start: Envelope) -> None:

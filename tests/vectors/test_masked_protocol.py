@@ -30,8 +30,10 @@ from tacit.learn.server import ServerRule, ServerState
 from tacit.party.chain import ModelChain
 from tacit.party.context import helper_keys
 from tacit.party.contribute import chunk_info
+from tacit.party.heads import compare_heads
 from tacit.party.terms import Terms
 from tacit.party.workload import first_model_seed
+from tacit.privacy.journal import Heads
 from tacit.privacy.rotated import rotated_length
 from tacit.secagg.masked import cohort_digest, open_seeds, round_context
 from tacit.trust.roster import Roster
@@ -392,7 +394,7 @@ def open_one(case: Json) -> None:
 
 def do_decode(case: Json) -> None:
     data = bytes.fromhex(case["bytes"])
-    decode(MESSAGES[case["type"]], data, 128)
+    decode(MESSAGES[case["type"]], data, case.get("limit", 4096))
 
 
 def do_offer(case: Json) -> None:
@@ -435,6 +437,24 @@ def do_catch_up(case: Json) -> None:
         chain.catch_up(as_body(case, CatchUp), chunks)
 
 
+def do_accepts(case: Json) -> None:
+    chain_at("alice", None).open_accepts([bytes.fromhex(raw) for raw in case["accepts"]])
+
+
+def as_heads(shown: Json | None) -> Heads | None:
+    if shown is None:
+        return None
+    heads = tuple(Digest(bytes.fromhex(head)) for head in shown["heads"])
+    return Heads(shown["reservations"], heads, tuple(shown["released"]))
+
+
+def do_heads(case: Json) -> None:
+    shown = as_heads(case["shown"])
+    assert shown is not None
+    standing = compare_heads(PartyName("carol"), as_heads(case["known"]), shown, case["spent"])
+    assert standing == case["standing"]
+
+
 OPERATIONS = {
     "decode": do_decode,
     "open": open_one,
@@ -444,6 +464,8 @@ OPERATIONS = {
     "open-chunk": do_open_chunk,
     "apply": do_apply,
     "catch-up": do_catch_up,
+    "accepts": do_accepts,
+    "heads": do_heads,
 }
 
 
@@ -512,6 +534,37 @@ def test_the_second_helper_opens_what_the_first_opens(case: Json) -> None:
     except (InvalidTag, ValueError):
         return
     assert len(seed) != 32
+
+
+@pytest.mark.parametrize("case", [c for c in negatives() if c["op"] == "heads"], ids=named)
+def test_the_second_client_judges_heads_alike(case: Json) -> None:
+    known, shown = (
+        heads
+        and second.Heads(
+            heads["reservations"],
+            [bytes.fromhex(head) for head in heads["heads"]],
+            heads["released"],
+        )
+        for heads in (case["known"], case["shown"])
+    )
+    if case["error"] is None:
+        assert second.standing(known, shown, case["spent"]) == case["standing"]
+        return
+    with pytest.raises(ValueError, match=case["error"]["code"]):
+        second.standing(known, shown, case["spent"])
+
+
+def test_the_second_client_meets_the_others() -> None:
+    """The acceptances of a round's start and of a catch-up give it the same heads, all of them new."""
+    for name, field in (("round-start/1/alice", "accepts"), ("catch-up/carol", "accepts")):
+        accepts = other().read(name).body[field]
+        memory: dict[str, Any] = {}
+        nonces = second.meet(accepts, other().manifest, other().roster, memory)
+        assert sorted(memory) == sorted(nonces) == list(CLIENTS)
+        assert memory["carol"].reservations == 70
+        assert len(memory["carol"].digests) == 64
+        assert memory["bob"].released == [2]
+        assert second.meet(accepts, other().manifest, other().roster, memory) == nonces
 
 
 def test_there_are_enough_negative_vectors() -> None:

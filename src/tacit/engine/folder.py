@@ -7,13 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tacit.config import load_toml
 from tacit.connect import SanitisedBatch, read
-from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
-from tacit.errors import ConfigError, LocalProtocolError
+from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
 from tacit.party.admission import SiteSetup
 from tacit.party.base import Ports
@@ -24,20 +22,18 @@ from tacit.party.site import Site
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
-from tacit.privacy.budget import Budget, Entry, Spent
 from tacit.trust.identity import Identity, OsEntropy, read_private
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
 from tacit.types import Digest, Entropy, ParallelMap, PartyName, Sealing
 
 __all__ = [
+    "STATE",
     "FolderSource",
-    "SiteBudget",
     "SiteFolder",
     "World",
-    "coordinator_ports",
-    "read_budget",
-    "release_reservation",
+    "not_a_site",
+    "party_ports",
 ]
 
 TOKEN_KEY_BYTES = 32
@@ -98,7 +94,7 @@ class SiteFolder:
             ConfigError: Names file, key and remedy.
         """
         if not path.is_dir():
-            raise _not_a_site(path)
+            raise not_a_site(path)
         config = load_toml(path / "site.toml", SiteConfig)
         key_path = path / "keys" / "token.key"
         token_key = _token_key(key_path) if key_path.exists() else None
@@ -113,6 +109,10 @@ class SiteFolder:
                     file=str(file),
                 )
             sources[contract.name] = FolderSource(contract, path, token_key)
+        named = {source.contract.population for source in sources.values()}
+        for population in config.budget.populations:
+            if population not in named:
+                raise _unknown_population(path, population, named)
         return cls(path=path, config=config, policy=Policy.load(path / "policies"), sources=sources)
 
     @property
@@ -143,7 +143,7 @@ class SiteFolder:
                     file=str(self.path / "site.toml"),
                     key=key,
                 )
-        ports = _ports(self.path, self.name, roster, world)
+        ports = party_ports(self.path, self.name, roster, world)
         setup = SiteSetup(
             config=self.config,
             policy=self.policy,
@@ -154,93 +154,13 @@ class SiteFolder:
         return Site(self.name, roster, ports, setup), Helper(self.name, roster, ports)
 
 
-@dataclass(frozen=True, slots=True)
-class SiteBudget:
-    """The state of a site's budget, for its operator."""
-
-    site: str
-    spent: Spent
-    entries: tuple[Entry, ...]
-
-    def record(self) -> dict[str, Any]:
-        """For scripts; amounts as decimal text."""
-        spent = self.spent
-        return {
-            "site": self.site,
-            "epsilon": {
-                "spent": str(spent.epsilon),
-                "reserved": str(spent.reserved_epsilon),
-                "limit": str(spent.epsilon_limit),
-            },
-            "delta": {
-                "spent": str(spent.delta),
-                "reserved": str(spent.reserved_delta),
-                "limit": str(spent.delta_limit),
-            },
-            "runs": [
-                {
-                    "run": entry.run,
-                    "epsilon": str(entry.charged),
-                    "reserved": str(entry.epsilon),
-                    "open": entry.open,
-                }
-                for entry in self.entries
-            ],
-        }
-
-
-def read_budget(path: Path) -> SiteBudget:
-    """The budget of a site folder.
+def party_ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
+    """The ports of a site or the coordinator over its folder.
 
     Raises:
-        ConfigError: Not a site folder.
+        ConfigError: The identity key is missing, readable by others, or not the roster's.
+        LedgerError: The stored log was tampered with.
     """
-    if not path.is_dir():
-        raise _not_a_site(path)
-    config = load_toml(path / "site.toml", SiteConfig)
-    limit = config.budget
-    store = SqliteStore(path / STATE)
-    try:
-        budget = Budget(store, limit.epsilon, limit.delta)
-        return SiteBudget(site=config.name, spent=budget.spent(), entries=budget.entries())
-    finally:
-        store.close()
-
-
-def release_reservation(path: Path, run: str) -> None:
-    """Frees what a run reserved at a site folder, if nothing left the site for it.
-
-    Args:
-        path: The site folder; ``federation.toml`` lies two folders above it.
-        run: The run id, or the first digits of it.
-
-    Raises:
-        ConfigError: Not a site folder, or no run or several begin with these digits.
-        LocalProtocolError: Something has left the site for the run.
-    """
-    folder = SiteFolder.load(path)
-    known = [entry.run for entry in read_budget(path).entries if entry.run.startswith(run)]
-    if len(known) != 1:
-        raise ConfigError(
-            "budget.run",
-            f"{len(known)} runs of site {folder.name} begin with '{run}'",
-            remedy="'tacit budget' lists the runs; give more digits",
-        )
-    roster = Roster.load(path.resolve().parent.parent / "federation.toml")
-
-    def no_model(_job: JobSpec, _schema: Schema, _code: Digest) -> LoadedModel:
-        raise LocalProtocolError("site.release", "releasing a reservation loads no model")
-
-    site, _ = folder.parties(roster, no_model, World.real())
-    site.release(known[0], wall_clock())
-
-
-def coordinator_ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
-    """The coordinator's ports over its folder."""
-    return _ports(path, name, roster, world)
-
-
-def _ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
     key_file = path / "keys" / "identity.key"
     if not key_file.exists():
         raise ConfigError(
@@ -269,12 +189,25 @@ def _ports(path: Path, name: PartyName, roster: Roster, world: World) -> Ports:
     )
 
 
-def _not_a_site(path: Path) -> ConfigError:
+def not_a_site(path: Path) -> ConfigError:
+    """What is said of a folder that is none of a site."""
     return ConfigError(
         "site.missing",
         f"{path} is not a site folder",
         remedy="pass the folders that hold site.toml, or run 'tacit init' for an example",
         file=str(path),
+    )
+
+
+def _unknown_population(path: Path, population: str, named: set[str]) -> ConfigError:
+    """A limit for nobody: the people who were meant would have the larger total."""
+    return ConfigError(
+        "site.population",
+        f"{path}/site.toml: no contract is about population '{population}' "
+        f"(they are about: {', '.join(sorted(named)) or 'nobody'})",
+        remedy="correct the name there, or 'population' in the contract that is meant",
+        file=str(path / "site.toml"),
+        key=f"budget.populations.{population}",
     )
 
 

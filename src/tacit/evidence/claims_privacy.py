@@ -203,8 +203,9 @@ def epsilon(view: View) -> Claim:
 
 
 def budget(view: View) -> Claim:
-    """Each upload was charged before it left; the settlement covers every charge."""
+    """Each upload was charged before it left, settled, and every budget's head seen by the others."""
     findings = Findings("budget")
+    witnesses = _check_heads(view, findings)
     if view.plan.unit == "none":
         findings.unproven("the run has no differential privacy, nothing is charged")
         return findings.conclude("")
@@ -226,12 +227,57 @@ def budget(view: View) -> Claim:
             epsilon, needed = event.decimal("epsilon"), _epsilon(view)
             reason = f"{client} reserved epsilon {epsilon}, the plan needs {needed}"
             _at_least(epsilon, needed, reason, findings)
+            findings.require(
+                (event.number("count"), event.text("head")) == _head(_accept(view, client)),
+                f"{client} showed another head of its budget than it logged",
+            )
         _check_settlement(client, log, findings)
 
     _each_client(view, findings, check)
     return findings.conclude(
-        lambda: f"{sum(uploads)} uploads, each charged before it left, and settled"
+        lambda: (
+            f"{sum(uploads)} uploads, each charged before it left, and settled; the head of every "
+            f"budget is countersigned by at least {witnesses} others"
+        )
     )
+
+
+def _head(accept: Accept) -> tuple[int, str]:
+    """What a client shows of its budget: reservations ever made, digest of its journal."""
+    return accept.reservations, accept.heads[-1].hex() if accept.heads else ""
+
+
+def _check_heads(view: View, findings: Findings) -> int:
+    """The others logged the head that a client shows; returns by how many, at least."""
+    fewest = len(view.parties)
+
+    def check(client: PartyName, shown: tuple[int, str]) -> int:
+        witnesses = 0
+        for other in view.parties:
+            log = view.logs[other]
+            if other == client or not isinstance(log, PartyLog):
+                continue
+            seen = [event for event in log.of("budget.head") if event.text("site") == client]
+            for event in seen:
+                findings.require(
+                    (event.number("count"), event.text("head")) == shown,
+                    f"{other} saw another head of the budget of {client} than it showed here",
+                )
+            if not seen and log.of("upload.sent"):
+                findings.unproven(f"{other} uploaded and logged no head of the budget of {client}")
+            witnesses += bool(seen)
+        if not witnesses:
+            findings.unproven(f"nobody logged a head of the budget of {client}")
+        return witnesses
+
+    for client in view.clients:
+        try:
+            fewest = min(fewest, check(client, _head(_accept(view, client))))
+        except Missing as missing:
+            findings.unproven(str(missing))
+        except TacitError as error:
+            findings.fail(f"{client}: {error.message}")
+    return fewest
 
 
 def _check_transcript(view: View, client: PartyName, sent: list[Event], findings: Findings) -> None:

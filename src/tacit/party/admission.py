@@ -19,14 +19,15 @@ from tacit.learn.code import LoadedModel
 from tacit.party.base import Party
 from tacit.party.config import SiteConfig
 from tacit.party.job import JobSpec
-from tacit.party.price import policy_request
+from tacit.party.price import account_of, policy_request
 from tacit.party.terms import Terms
 from tacit.party.workload import Workload
 from tacit.policy.cedar import Decision, Policy, Request
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema, schema_difference
-from tacit.privacy.budget import Budget
+from tacit.privacy.budget import Budget, Heads
 from tacit.types import Digest, Milliseconds, PartyName
+from tacit.wire.messages import Accept
 
 __all__ = ["Admission", "DataSource", "Examination", "SiteSetup", "guarded"]
 
@@ -281,11 +282,11 @@ class Admission:
             )
         decision.require()
 
-    def _require_budget(self, terms: Terms) -> None:
+    def _require_budget(self, terms: Terms, contract: Contract) -> None:
         """Refuses a run without differential privacy, unless the operator allows such runs."""
         if terms.plan.unit != "none" or self._setup.config.budget.allow_without_dp:
             return
-        spent = self._budget.spent()
+        spent = self._budget.spent(contract.population)
         raise BudgetExhausted(
             "budget.without-dp",
             "the run has no differential privacy, its epsilon is infinite; the lifetime limit of "
@@ -296,25 +297,40 @@ class Admission:
             limit=str(spent.epsilon_limit),
         )
 
-    def reserve(self, terms: Terms, now: Milliseconds) -> None:
-        """Reserves the budget of the whole plan, and records it.
+    def reserve(self, terms: Terms, contract: Contract, now: Milliseconds) -> Heads:
+        """Reserves the budget of the whole plan, and records it; returns what peers shall remember.
 
         Raises:
             BudgetExhausted: It does not suffice, or the run has no differential privacy.
         """
-        self._require_budget(terms)
+        self._require_budget(terms, contract)
         if terms.plan.unit == "none":
-            return
-        epsilon = terms.plan.charge()
+            return self._budget.heads()
+        epsilon, delta = terms.plan.charge(), terms.plan.delta
         with self._party.ports.store.transaction():
-            self._budget.reserve(terms.run_id, epsilon, terms.plan.delta)
+            self._budget.reserve(terms.run_id, account_of(terms, contract), epsilon, delta, now)
+            heads = self._budget.heads()
             self._party.log(
                 terms,
                 now,
                 "budget.reserved",
                 epsilon=repr(epsilon),
-                delta=repr(terms.plan.delta),
+                delta=repr(delta),
+                count=heads.count,
+                head=heads.digests[-1].hex(),
             )
+        return heads
+
+    def acceptance(self, contract: Contract, heads: Heads) -> Accept:
+        """What tells the leader that this site takes part, with a fresh nonce."""
+        return Accept(
+            nonce=self._party.ports.entropy.draw(32),
+            policy=self._setup.policy.digest,
+            contract=contract.digest,
+            reservations=heads.count,
+            heads=heads.digests,
+            released=heads.released,
+        )
 
     def examine(self, terms: Terms) -> Examination:
         """What this site would answer to an offer; nothing is recorded, reserved or sent.
@@ -329,9 +345,10 @@ class Admission:
         decision = self._setup.policy.decide(self._request(terms, source.contract))
         decision.require()
         built = self.workload(terms, source.contract)
-        self._require_budget(terms)
+        self._require_budget(terms, source.contract)
         if terms.plan.unit != "none":
-            self._budget.check(terms.plan.charge(), terms.plan.delta)
+            account = account_of(terms, source.contract)
+            self._budget.check(account, terms.plan.charge(), terms.plan.delta)
         batch = source.read()
         built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
         return Examination(decision=decision, receipt=batch.receipt)

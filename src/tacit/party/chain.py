@@ -8,6 +8,7 @@ server step. A party that missed an aggregate takes the server state that a late
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,19 +69,21 @@ class ModelChain:
         stored = self.state.get("model")
         return ServerState.from_bytes(stored) if stored is not None else None
 
-    def begin(self, accepts: tuple[bytes, ...]) -> ServerState:
-        """Derives the first model from the signed ``Accept`` of every client, inside a transaction.
+    def open_accepts(self, accepts: Sequence[bytes]) -> list[Received]:
+        """Opens the signed ``Accept`` of every client.
 
         Raises:
             RemoteProtocolError: One is missing, repeated or from somebody else.
         """
-        opened: list[Received] = [
-            self.party.open_signed(raw, self.terms, Accept, "client") for raw in accepts
-        ]
+        opened = [self.party.open_signed(raw, self.terms, Accept, "client") for raw in accepts]
         names = [accept.sender.party for accept in opened]
         if sorted(names) != sorted(self.terms.clients):
-            raise self._fault("chain.accepts", "the first model does not rest on every client")
-        seed = first_model_seed([(a.sender.party, a.body.nonce) for a in opened])
+            raise self._fault("chain.accepts", "these are not the acceptances of every client")
+        return opened
+
+    def begin(self, accepts: Sequence[Received]) -> ServerState:
+        """Derives the first model from what ``open_accepts`` gave, inside a transaction."""
+        seed = first_model_seed([(a.sender.party, a.body.nonce) for a in accepts])
         first = self.workload.first(seed)
         self.state.put("model", first.to_bytes())
         return first

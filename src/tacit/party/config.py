@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tacit.config import Table
+from tacit.policy.contract import PopulationName
+from tacit.privacy.budget import BudgetLimits, Limit
 
 __all__ = ["SiteConfig"]
 
+Epsilon = Annotated[float, Field(gt=0, le=1000)]
+Delta = Annotated[float, Field(gt=0, lt=1)]
+Purpose = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class PopulationLimit(Table):
+    """``[budget.populations.NAME]``: limits of one population, instead of those of all."""
+
+    epsilon: Epsilon | None = Field(
+        default=None, description="Lifetime epsilon of this population; by default that of all."
+    )
+    delta: Delta | None = Field(
+        default=None, description="Lifetime delta of this population; by default that of all."
+    )
+
 
 class BudgetLimit(Table):
-    """``[budget]``: lifetime limits of the site's data; epsilons and deltas of jobs add up."""
+    """``[budget]``: lifetime limits of every population; epsilons and deltas of jobs add up."""
 
-    epsilon: float = Field(gt=0, le=1000, description="Lifetime epsilon of the site.")
-    delta: float = Field(gt=0, lt=1, description="Lifetime delta of the site.")
+    epsilon: Epsilon = Field(description="Lifetime epsilon of each population.")
+    delta: Delta = Field(description="Lifetime delta of each population.")
     allow_without_dp: bool = Field(
         default=False,
         description="Whether runs without differential privacy, whose epsilon is infinite, may use "
         "this data (public data only).",
     )
+    purposes: dict[Purpose, Epsilon] = Field(
+        default={},
+        description="`purpose = epsilon`: what runs of one purpose may cost, of each population and "
+        "within its total. A purpose that is not named has the total only.",
+    )
+    populations: dict[PopulationName, PopulationLimit] = Field(
+        default={},
+        description="limits of single populations, by the name that contracts give them.",
+    )
+
+    def limits(self) -> BudgetLimits:
+        """What the budget needs of it."""
+        populations = {
+            name: Limit(
+                self.epsilon if own.epsilon is None else own.epsilon,
+                self.delta if own.delta is None else own.delta,
+            )
+            for name, own in self.populations.items()
+        }
+        return BudgetLimits(Limit(self.epsilon, self.delta), populations, self.purposes)
 
 
 class Limits(Table):

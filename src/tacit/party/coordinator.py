@@ -23,6 +23,7 @@ from tacit.party.chain import ModelChain
 from tacit.party.context import upload_context
 from tacit.party.contribute import NOT_SAMPLED
 from tacit.party.desk import Desk
+from tacit.party.heads import PeerHeads, note_spent
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
 from tacit.party.round_sum import RoundSum
@@ -80,6 +81,7 @@ class Coordinator(Party):
         self.chain = ModelChain(self, terms, workload, self.durable)
         self.transcript = Transcript(self.durable)
         self._kept = KeptRounds(self, terms)
+        self._heads = PeerHeads(self)
         self._accepts: dict[PartyName, Received] = {}
         self._helpers = Presence(terms, ports.sealing)
         self._records: set[PartyName] = set()
@@ -221,9 +223,10 @@ class Coordinator(Party):
     def _accept(self, message: Received, now: Milliseconds) -> list[Envelope]:
         name = message.sender.party
         if name not in self._accepts:
-            self._accepts[name] = message
             with self.ports.store.transaction():
+                self._heads.observe(self.terms, [message], now)
                 self.transcript.put(f"accept-{name}.msg", message.raw)
+            self._accepts[name] = message
         return self._maybe_begin(now)
 
     def _helper_key(self, message: Received, now: Milliseconds) -> list[Envelope]:
@@ -266,7 +269,7 @@ class Coordinator(Party):
         with self.ports.store.transaction():
             model = self.chain.current
             if model is None:
-                model = self.chain.begin(accepts)
+                model = self.chain.begin(list(self._accepts.values()))
                 self.transcript.put("model-initial", model.theta.astype("<f8").tobytes())
             self.durable.put_number("round", number)
             self.log(self.terms, now, "round.started", round=number, model=model.digest.hex())
@@ -358,6 +361,7 @@ class Coordinator(Party):
             return self._fail_round("cohort-too-small", now)
         uploads = work.cohort
         with self.ports.store.transaction():
+            note_spent(self, self.terms, uploads)
             self.log(
                 self.terms,
                 now,

@@ -12,6 +12,7 @@ from tacit.algebra.ring import RingVector
 from tacit.errors import RemoteProtocolError, TacitError
 from tacit.party.base import Party, Ports, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.context import helper_keys, upload_context
+from tacit.party.heads import note_spent
 from tacit.party.terms import Terms
 from tacit.privacy.noise import noise_blocks
 from tacit.secagg.masked import cohort_digest, mask_sum, open_seeds
@@ -193,6 +194,7 @@ class Helper(Party):
         state, number = self.state(terms.run_id), uploads[0].round
         members = "\n".join(sorted(upload.sender.party for upload in uploads)).encode()
         with self.ports.store.transaction():
+            note_spent(self, terms, uploads)
             self.log(
                 terms,
                 now,

@@ -9,10 +9,11 @@ from tacit.party.config import SiteConfig
 from tacit.party.terms import Terms
 from tacit.policy.cedar import UNBOUNDED_EPSILON, Request
 from tacit.policy.contract import Contract
+from tacit.privacy.budget import Account
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
 
-__all__ = ["charged_epsilon", "policy_request", "public_code", "settled_epsilon"]
+__all__ = ["account_of", "charged_epsilon", "policy_request", "public_code", "settled_epsilon"]
 
 
 def public_code(error: TacitError) -> str:
@@ -22,6 +23,11 @@ def public_code(error: TacitError) -> str:
     tell of a single record, free of charge.
     """
     return "site.not-ready" if isinstance(error, ConfigError) else error.code
+
+
+def account_of(terms: Terms, contract: Contract) -> Account:
+    """Where a site books the cost of a run."""
+    return Account(contract.population, terms.job.purpose, terms.plan.unit)
 
 
 def charged_epsilon(terms: Terms, uploads: int) -> float:

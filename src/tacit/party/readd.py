@@ -6,16 +6,19 @@ leader published. The leader learns that a site looks only after it has publishe
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tacit.errors import DecodeError, RemoteProtocolError
 from tacit.party.base import Party
 from tacit.party.contribute import chunk_info
 from tacit.party.terms import Terms
 from tacit.secagg.masked import RunningSum
-from tacit.types import Digest, Opener
+from tacit.types import Digest, Milliseconds, Opener
+from tacit.wire.codec import decode, encode
 from tacit.wire.envelope import Envelope, Received, check_chunks, digest, split_chunks
 from tacit.wire.messages import Aggregate, Kept, KeptRequest, MaskSum, Upload
 
-__all__ = ["Readd", "part_of"]
+__all__ = ["Looks", "Readd", "part_of"]
 
 
 class Readd:
@@ -155,3 +158,75 @@ def part_of(aggregate: Aggregate, index: int) -> Digest:
     if index - uploads < len(aggregate.answers):
         return digest(aggregate.answers[index - uploads])
     raise DecodeError("readd.index", "the aggregate has no such vector")
+
+
+class Looks:
+    """What a site owes a look, and what it found.
+
+    Args:
+        party: The site.
+        wish: ``limits.resum`` of the site.
+    """
+
+    def __init__(self, party: Party, wish: Literal["never", "sampled", "always"]) -> None:
+        self._party = party
+        self._wish = wish
+
+    def owed(
+        self, terms: Terms, aggregate: Aggregate | None, now: Milliseconds
+    ) -> tuple[Aggregate, Digest] | None:
+        """The aggregate that must be added up before the site trains on it: drawn once for each.
+
+        What is owed stays owed until it was done, whatever is published meanwhile.
+        """
+        state, wish = self._party.state(terms.run_id), self._wish
+        owed = state.get("readd-owed")
+        if owed is not None:
+            context = Digest(state.get("readd-context") or b"")
+            return decode(Aggregate, owed, len(owed)), context
+        if aggregate is None or wish == "never" or state.number("readd") >= aggregate.round:
+            return None
+        # A private coin: the leader must publish before it can know who looks.
+        operators = len(self._party.roster.operators(terms.clients))
+        coin = int.from_bytes(self._party.ports.entropy.draw(8), "big") * operators
+        due = wish == "always" or coin < 2**64
+        context = Digest(state.get("aggregate-context") or b"")
+        with self._party.ports.store.transaction():
+            state.put_number("readd", aggregate.round)
+            if due:
+                state.put("readd-owed", encode(aggregate))
+                state.put("readd-context", context)
+                self._party.log(terms, now, "aggregate.owed", round=aggregate.round)
+        return (aggregate, context) if due else None
+
+    def conclude(self, terms: Terms, readd: Readd, now: Milliseconds) -> None:
+        """Records what adding up has shown.
+
+        Raises:
+            RemoteProtocolError: The aggregate is false.
+        """
+        state, number = self._party.state(terms.run_id), readd.aggregate.round
+        if not readd.exact:
+            with self._party.ports.store.transaction():
+                state.put_number("convicted", number)
+                state.put("conviction", readd.start.raw)
+                self._party.log(terms, now, "aggregate.refuted", round=number)
+            self.require_honest(terms)
+        with self._party.ports.store.transaction():
+            state.delete("readd-owed")
+            self._party.log(terms, now, "aggregate.verified", round=number)
+
+    def require_honest(self, terms: Terms) -> None:
+        """Refuses a run in which a sum was once found false.
+
+        Raises:
+            RemoteProtocolError: One was.
+        """
+        number = self._party.state(terms.run_id).number("convicted")
+        if number:
+            raise RemoteProtocolError(
+                "round.refuted",
+                f"the aggregate of round {number} is not the sum of its uploads and answers",
+                remedy="the leader lied, or its store is damaged: run 'tacit audit' there",
+                party=terms.manifest.leader,
+            )

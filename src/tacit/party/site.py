@@ -20,17 +20,16 @@ from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelop
 from tacit.party.chain import BEHIND, ModelChain
 from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
+from tacit.party.heads import PeerHeads
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
-from tacit.party.readd import Readd
+from tacit.party.readd import Looks, Readd
 from tacit.party.terms import Terms
 from tacit.party.workload import Carried, Floats, TrainingData, Workload
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
-from tacit.types import Digest, Milliseconds, PartyName
-from tacit.wire.codec import decode, encode
+from tacit.types import Milliseconds, PartyName
 from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import (
-    Accept,
     Aggregate,
     CatchUp,
     CatchUpRequest,
@@ -83,16 +82,17 @@ class Site(Party):
     def __init__(self, name: PartyName, roster: Roster, ports: Ports, setup: SiteSetup) -> None:
         super().__init__(Address(name, "client"), roster, ports)
         self._setup = setup
-        limit = setup.config.budget
-        self.budget = Budget(ports.store, limit.epsilon, limit.delta)
+        self.budget = Budget(ports.store, setup.config.budget.limits())
         self._admission = Admission(self, setup, self.budget)
+        self._looks = Looks(self, setup.config.limits.resum)
+        self._heads = PeerHeads(self)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
 
     def spent_on(self, run: str) -> float:
         """Epsilon that a run has charged or, once settled, spent here."""
-        entries = [entry for entry in self.budget.entries() if entry.run == run]
-        return float(entries[0].charged) if entries else 0.0
+        entry = self.budget.find(run)
+        return float(entry.charged) if entry is not None else 0.0
 
     def release(self, run: str, now: Milliseconds) -> None:
         """Frees the reservation of a run for which nothing left; the site takes no part in it any more.
@@ -114,7 +114,7 @@ class Site(Party):
                 remedy="only a run for which nothing has left the site can be released",
             )
         with self.ports.store.transaction():
-            self._settle(terms, 0.0)
+            self._settle(terms, 0.0, now)
             state.put_number("closed", 1)
             self.log(terms, now, "run.released")
 
@@ -202,7 +202,7 @@ class Site(Party):
         source = admission.source(terms)
         admission.decide(terms, source.contract, now)
         workload = admission.workload(terms, source.contract)  # Model code: only after the policy.
-        admission.reserve(terms, now)
+        heads = admission.reserve(terms, source.contract, now)
         chain = ModelChain(self, terms, workload, state)
         key = self.ports.entropy.draw(KEY_BYTES)
         try:
@@ -210,13 +210,11 @@ class Site(Party):
             with guarded(self.address.party):
                 data = workload.prepare_private(batch, key)
         except TacitError:
-            self._settle(terms, 0.0)  # Nothing left the site.
+            self._settle(terms, 0.0, now)  # Nothing left the site.
             raise
         live = Live(terms=terms, chain=chain, workload=workload, data=data)
-        salt, nonce = self.ports.entropy.draw(KEY_BYTES), self.ports.entropy.draw(KEY_BYTES)
-        accept = Accept(
-            nonce=nonce, policy=self._setup.policy.digest, contract=source.contract.digest
-        )
+        salt = self.ports.entropy.draw(KEY_BYTES)
+        accept = admission.acceptance(source.contract, heads)
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
@@ -251,7 +249,8 @@ class Site(Party):
                 "a round was started of a run that this site did not accept",
                 party=message.sender.party,
             )
-        self._require_honest(terms)
+        self._looks.require_honest(terms)
+        self._heads.require(terms)
         accepted = state.number("round")
         if message.digest == state.get(f"start/{message.round}"):
             leader = self.leader(terms)
@@ -275,7 +274,7 @@ class Site(Party):
             live.data = self._reload(terms, live, now)
         try:
             with self.ports.store.transaction():
-                model = self._advance(live, message)
+                model = self._advance(live, message, now)
                 self._check_uncompleted(terms, live.chain)
         except RemoteProtocolError as error:
             late = message.body.previous is not None and error.code in (BEHIND, "round.model")
@@ -289,7 +288,7 @@ class Site(Party):
         self, message: Received, live: Live, model: ServerState, now: Milliseconds
     ) -> list[Envelope]:
         """Adds up first what this site owes a look; a leader cannot outwait it."""
-        owed = self._owed(live.terms, message.body.previous, now)
+        owed = self._looks.owed(live.terms, message.body.previous, now)
         if owed is None:
             return self._train(message, live, model, now)
         live.readd = Readd(self, live.terms, message, *owed)
@@ -321,6 +320,8 @@ class Site(Party):
             return []  # Not asked for, or a repeat.
         self._require_past(message, message.body.aggregate)
         with self.ports.store.transaction():
+            if live.chain.current is None:
+                self._heads.meet(live.chain, message.body.accepts, now)
             live.chain.catch_up(message.body, message.chunks)
             live.caught_up = True
             self.log(terms, now, "model.caught-up", round=message.body.aggregate.round)
@@ -328,39 +329,11 @@ class Site(Party):
 
     # --- adding up what the leader published ---------------------------------------------------
 
-    def _owed(
-        self, terms: Terms, aggregate: Aggregate | None, now: Milliseconds
-    ) -> tuple[Aggregate, Digest] | None:
-        """The aggregate that this site must add up before it trains on: drawn once for each.
-
-        What is owed stays owed until it was done, whatever is published meanwhile.
-        """
-        state, wish = self.state(terms.run_id), self._setup.config.limits.resum
-        owed = state.get("readd-owed")
-        if owed is not None:
-            context = Digest(state.get("readd-context") or b"")
-            return decode(Aggregate, owed, len(owed)), context
-        if aggregate is None or wish == "never" or state.number("readd") >= aggregate.round:
-            return None
-        # A private coin: the leader must publish before it can know who looks.
-        operators = len(self.roster.operators(terms.clients))
-        coin = int.from_bytes(self.ports.entropy.draw(8), "big") * operators
-        due = wish == "always" or coin < 2**64
-        context = Digest(state.get("aggregate-context") or b"")
-        with self.ports.store.transaction():
-            state.put_number("readd", aggregate.round)
-            if due:
-                state.put("readd-owed", encode(aggregate))
-                state.put("readd-context", context)
-                self.log(terms, now, "aggregate.owed", round=aggregate.round)
-        return (aggregate, context) if due else None
-
     def _readd(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         live = self._live(terms)
         readd = live.readd
         if readd is None or not readd.expects(message):
             return []
-        state = self.state(terms.run_id)
         live.readd = None
         try:
             complete = readd.take(message)
@@ -373,30 +346,11 @@ class Site(Party):
         if not complete:
             live.readd = readd
             return [readd.request()]
-        number = readd.aggregate.round
-        if not readd.exact:
-            with self.ports.store.transaction():
-                state.put_number("convicted", number)
-                state.put("conviction", readd.start.raw)
-                self.log(terms, now, "aggregate.refuted", round=number)
-            self._require_honest(terms)
-        with self.ports.store.transaction():
-            state.delete("readd-owed")
-            self.log(terms, now, "aggregate.verified", round=number)
+        self._looks.conclude(terms, readd, now)
         model = live.chain.current
         if model is None or model.digest != readd.start.body.model:
             return []  # Something newer came meanwhile.
         return self._verify_or_train(readd.start, live, model, now)
-
-    def _require_honest(self, terms: Terms) -> None:
-        number = self.state(terms.run_id).number("convicted")
-        if number:
-            raise RemoteProtocolError(
-                "round.refuted",
-                f"the aggregate of round {number} is not the sum of its uploads and answers",
-                remedy="the leader lied, or its store is damaged: run 'tacit audit' there",
-                party=terms.manifest.leader,
-            )
 
     def _reload(self, terms: Terms, live: Live, now: Milliseconds) -> TrainingData:
         """The data after a restart: under the policy as it is now, and exactly what was accepted.
@@ -441,7 +395,7 @@ class Site(Party):
                 self._runs[terms.run_id].readd = None
         return []
 
-    def _advance(self, live: Live, message: Received) -> ServerState:
+    def _advance(self, live: Live, message: Received, now: Milliseconds) -> ServerState:
         """Brings the model chain to the round's model, which must be the one that the leader names."""
         body: RoundStart = message.body
         chain = live.chain
@@ -451,7 +405,7 @@ class Site(Party):
         elif chain.applied:
             raise RemoteProtocolError("round.aggregate", "the previous aggregate is missing")
         else:
-            model = chain.current or chain.begin(body.accepts)
+            model = chain.current or chain.begin(self._heads.meet(chain, body.accepts, now))
         if model.digest != body.model:
             raise RemoteProtocolError(
                 "round.model",
@@ -506,7 +460,7 @@ class Site(Party):
         )
         if terms.plan.unit != "none":
             epsilon = charged_epsilon(terms, uploads)
-            self.budget.charge(terms.run_id, message.round, epsilon)
+            self.budget.charge(terms.run_id, message.round, epsilon, now)
             self.log(terms, now, "budget.charged", round=message.round, epsilon=repr(epsilon))
         state.put_number("uploads", uploads)
         state.put("upload-digest", digest(made.envelope.message))
@@ -529,7 +483,7 @@ class Site(Party):
         with self.ports.store.transaction():
             if uploads and message.body.previous is not None:
                 self._follow(message, terms, now)
-            if self._settle(terms, epsilon):
+            if self._settle(terms, epsilon, now):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             drop_envelope(state, "upload")
             state.put_number("closed", 1)
@@ -568,11 +522,11 @@ class Site(Party):
         assert model is not None
         return digest(live.workload.released(model).astype("<f8").tobytes()).hex()
 
-    def _settle(self, terms: Terms, epsilon: float) -> bool:
+    def _settle(self, terms: Terms, epsilon: float, now: Milliseconds) -> bool:
         """Settles the run's reservation; false where there is none: refused, or without DP."""
-        reserved = any(entry.run == terms.run_id for entry in self.budget.entries())
+        reserved = self.budget.find(terms.run_id) is not None
         if reserved:
-            self.budget.settle(terms.run_id, epsilon)
+            self.budget.settle(terms.run_id, epsilon, now)
         return reserved
 
     def _refuse(
@@ -584,6 +538,7 @@ class Site(Party):
             return []  # A replay costs neither a signature nor a line in the log.
         code = public_code(error)
         with self.ports.store.transaction():
+            self._heads.note(terms, error)
             self.log(terms, now, "round.refused", round=message.round, code=code)
         refusal = Refusal(code=code, culprit="")
         return [self.send(terms, self.leader(terms), refusal, round_number=message.round)]

@@ -87,7 +87,9 @@ class Transcript:
             for member in aggregate.cohort
         )
         state, chunks = split_chunks(before, len(before))
-        return CatchUp(uploads=uploads, aggregate=aggregate, state=state), chunks
+        accepts = tuple(self.matching("accept-"))
+        proof = CatchUp(accepts=accepts, uploads=uploads, aggregate=aggregate, state=state)
+        return proof, chunks
 
     def matching(self, prefix: str) -> list[bytes]:
         """All items whose name begins with ``prefix``, in name order."""

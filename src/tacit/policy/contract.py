@@ -16,10 +16,12 @@ from tacit.policy.schema import FeatureColumn, Schema, schema_difference
 from tacit.types import Digest
 
 __all__ = [
+    "EVERYONE",
     "Column",
     "Contract",
     "FeatureColumn",
     "Generalise",
+    "PopulationName",
     "Schema",
     "Source",
     "schema_difference",
@@ -61,6 +63,9 @@ NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ContractName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+PopulationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+EVERYONE = "everyone"
+"""The population of a data set that names none: all of these share one budget."""
 ClassValue = bool | int | Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -213,6 +218,11 @@ class Contract(Table):
         None,
         description="Column that tells people (or other entities) apart, for privacy unit `entity`; its "
         "action is `token`, and it never reaches training code but as whose record each is.",
+    )
+    population: PopulationName = Field(
+        EVERYONE,
+        description="Name of the people whom the records are about: data sets about the same people "
+        "share one privacy budget, and must name the same.",
     )
     source: Source = Field(description="Where the records lie.")
     columns: Annotated[tuple[Column, ...], Field(min_length=2)] = Field(

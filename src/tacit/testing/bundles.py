@@ -53,6 +53,7 @@ LEADER = PartyName("lead")
 SITES = tuple(PartyName(name) for name in ("east", "north", "south", "west"))
 DIMENSION = 3
 ROUNDS = 3
+RESERVATIONS = 1
 RING = Ring(32)
 
 Edit = Callable[[PartyName, dict[str, Any]], dict[str, Any] | None]
@@ -213,6 +214,10 @@ class SyntheticRun:
         )
         for site in SITES:
             self._accept(site)
+        for site in SITES:
+            for other in SITES:
+                if other != site:
+                    self._see(site, "client", other)
         return self
 
     def _accept(self, site: PartyName) -> None:
@@ -241,9 +246,16 @@ class SyntheticRun:
                 else UNBOUNDED_EPSILON
             ),
         )
+        head = _hash(f"journal {site}")
         if self.unit == "record":
             self.log(
-                site, "client", "budget.reserved", epsilon=repr(self.plan.epsilon()), delta="1e-05"
+                site,
+                "client",
+                "budget.reserved",
+                epsilon=repr(self.plan.epsilon()),
+                delta="1e-05",
+                count=RESERVATIONS,
+                head=head.hex(),
             )
         self.log(
             site,
@@ -254,10 +266,24 @@ class SyntheticRun:
             plan=_hash("redaction").hex(),
             schema=schema,
         )
-        body = Accept(nonce=_hash(site), policy=_hash(f"policy {site}"), contract=contract)
+        body = Accept(
+            nonce=_hash(site),
+            policy=_hash(f"policy {site}"),
+            contract=contract,
+            reservations=RESERVATIONS,
+            heads=(head,),
+            released=(),
+        )
         message = self.sign(site, "client", body)
         self.writer.add_message(message)
         self.log(site, "client", "offer.accepted", accept=message.digest.hex())
+        self._see(LEADER, "leader", site)
+
+    def _see(self, party: PartyName, role: Role, site: PartyName) -> None:
+        """A party countersigns the head of a site's budget."""
+        head = _hash(f"journal {site}").hex()
+        fields = {"site": site, "count": RESERVATIONS, "head": head, "standing": "first"}
+        self.log(party, role, "budget.head", **fields)
 
     def round(
         self,

@@ -201,6 +201,7 @@ class SmallFederation:
         seed: What all entropy follows from.
         clients: Who trains; by default all sites.
         files: What is in ``folder``, when it was read before.
+        stores: The durable state that parties begin with, by name; by default none.
 
     Attributes:
         offer: The offer of the run; ``terms`` its terms.
@@ -215,6 +216,7 @@ class SmallFederation:
         seed: int | str = 0,
         clients: tuple[PartyName, ...] = (),
         files: Files | None = None,
+        stores: Mapping[PartyName, MemoryStore] | None = None,
     ) -> None:
         self.folder = folder
         self.files = Files.read(folder) if files is None else files
@@ -228,7 +230,8 @@ class SmallFederation:
         names = tuple(member.name for member in self.roster.with_role("client"))
         self._entropy = SeededEntropy(seed)
         self._starts = 0
-        self.stores = {name: MemoryStore() for name in (LEADER, *names)}
+        begun = stores or {}
+        self.stores = {name: begun.get(name, MemoryStore()) for name in (LEADER, *names)}
         self.folders = self.files.folders
         self.offer, self.terms = self._offer(clients or names)
         self.leader = self._coordinator()

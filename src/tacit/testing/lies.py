@@ -34,6 +34,7 @@ from tacit.wire.envelope import (
     split_chunks,
 )
 from tacit.wire.messages import (
+    Accept,
     CatchUpRequest,
     HelperKey,
     KeptRequest,
@@ -43,6 +44,7 @@ from tacit.wire.messages import (
 )
 
 __all__ = [
+    "ANY_ACCEPT",
     "ANY_VECTOR",
     "EAST",
     "GROUP_ORDER",
@@ -84,6 +86,7 @@ GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 JUNK_KEY = b"k" * 33
 """No sealing key of any kind."""
 ANY_VECTOR = Vector(0, ())
+ANY_ACCEPT = Accept(bytes(32), bytes(32), bytes(32), 0, (), ())
 Make = Callable[[SmallFederation, Envelope], Envelope]
 """Turns the honest message into a lie."""
 
@@ -328,7 +331,7 @@ def site_leaks_nothing(small: SmallFederation, envelope: Envelope, lie: Lie) -> 
     kept = ("uploads", "round", "upload", "upload-digest", "model", "applied", "first-cohort")
 
     def everything() -> list[Any]:
-        return [site.budget.spent(), *(state.get(key) for key in kept)]
+        return [site.budget.entries(), *(state.get(key) for key in kept)]
 
     site._seen.clear()  # Some lies differ in their chunks only.
     before, site.last_error = everything(), None

@@ -17,6 +17,7 @@ from tacit.engine.simulator.vault import Vault
 from tacit.testing.federation import LEADER, SITES, WITHOUT_NOISE, write_small_federation
 from tacit.testing.files import Files
 from tacit.testing.simulation import SimulatedFederation, remembering, watched
+from tacit.testing.store import MemoryStore
 from tacit.types import PartyName
 from tacit.wire.envelope import Envelope
 
@@ -35,6 +36,7 @@ CHECKERS: tuple[Callable[[], Checker], ...] = (
     checkers.PersistedBeforeSent,
     checkers.RequiredHelpers,
     checkers.Budgets,
+    checkers.BudgetHeads,
     checkers.Ending,
     checkers.Logs,
     checkers.Progress,
@@ -124,6 +126,8 @@ class Scenario:
         misdeeds: What the corrupt parties may do; empty: nobody is corrupt.
         leads: Whether the leader is corrupt.
         ears: What the machine of a corrupt leader does not hear.
+        restored: Whether it is the federation's second run, before which one site has lost its state or
+            released what the first run spent, and in half of the seeds the leader has forgotten it all.
     """
 
     worlds: tuple[str, ...]
@@ -131,6 +135,7 @@ class Scenario:
     misdeeds: Mapping[str, Misdeed] = field(default_factory=dict)
     leads: bool = False
     ears: Mapping[str, Misdeed] = field(default_factory=dict)
+    restored: bool = False
 
 
 SMALL = (
@@ -155,8 +160,38 @@ SCENARIOS: dict[str, Scenario] = {
         ("split-exact",), misdeeds=misdeeds.ABSENCE, leads=True, ears=misdeeds.EARS
     ),
     "one-operator": Scenario(("sybil",), misdeeds=misdeeds.LEADER, leads=True),
+    "restored-budget": Scenario(("three-noisy", "four-noisy", "leaving-own"), restored=True),
     "long": Scenario(("long-noisy",)),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierRun:
+    """A run that is over: its id, what was said, and the parties' state after it.
+
+    ``reserved`` is the state of each site when it had reserved and nothing had left it.
+    """
+
+    run: str
+    said: tuple[Envelope, ...]
+    stores: Mapping[PartyName, MemoryStore]
+    reserved: Mapping[PartyName, MemoryStore]
+
+
+class Backups(checkers.Rule):
+    """No rule: keeps a copy of every site's state at the moment of its reservation."""
+
+    name = "backups"
+
+    def __init__(self) -> None:
+        self.stores: dict[PartyName, MemoryStore] = {}
+
+    def acted(self, simulation: Simulation, party: PartyName) -> None:
+        """Takes the copy the first time that there is one."""
+        site = simulation.cluster.sites.get(party)
+        reserved = site is not None and site.budget.find(simulation.cluster.terms.run_id)
+        if reserved and party not in self.stores:
+            self.stores[party] = simulation.cluster.stores[party].crash()
 
 
 class Laboratory:
@@ -169,7 +204,7 @@ class Laboratory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, Files] = {}
-        self._foreign: dict[str, tuple[Envelope, ...]] = {}
+        self._earlier: dict[str, EarlierRun] = {}
         self._watch: Callable[[Vault], None] = lambda _vault: None
 
     @contextlib.contextmanager
@@ -179,8 +214,13 @@ class Laboratory:
             self._watch = watch
             yield self
 
-    def federation(self, world: str, seed: int | str) -> SimulatedFederation:
-        """A fresh federation of a world."""
+    def federation(
+        self,
+        world: str,
+        seed: int | str,
+        stores: Mapping[PartyName, MemoryStore] | None = None,
+    ) -> SimulatedFederation:
+        """A federation of a world; fresh, unless it begins with ``stores``."""
         folder = self._folder / world
         if world not in self._files:
             chosen = WORLDS[world]
@@ -188,17 +228,34 @@ class Laboratory:
                 folder, job=chosen.job, names=chosen.names, operators=chosen.operators
             )
             self._files[world] = Files.read(folder).tolerating(**chosen.limits)
-        return SimulatedFederation(folder, self._files[world], seed)
+        return SimulatedFederation(folder, self._files[world], seed, stores)
 
-    def foreign(self, world: str) -> tuple[Envelope, ...]:
-        """What was said in another run of a world."""
-        if world not in self._foreign:
-            cluster = self.federation(world, "another run")
+    def earlier(self, world: str) -> EarlierRun:
+        """Another run of a world."""
+        if world not in self._earlier:
+            cluster, backups = self.federation(world, "another run"), Backups()
             self._watch(cluster.vault)
-            other = Simulation(cluster, cluster.vault, Random(0), Faults())  # noqa: S311
+            random = Random(0)  # noqa: S311
+            other = Simulation(cluster, cluster.vault, random, Faults(), checkers=[backups])
             other.run()
-            self._foreign[world] = tuple(other.history.sent)
-        return self._foreign[world]
+            self._earlier[world] = EarlierRun(
+                cluster.terms.run_id, tuple(other.history.sent), cluster.stores, backups.stores
+            )
+        return self._earlier[world]
+
+    def second_run(self, world: str, seed: str, random: Random) -> SimulatedFederation:
+        """A federation after its first run; the budget of one site went back."""
+        earlier = self.earlier(world)
+        site, refunds = random.choice(sorted(earlier.reserved)), random.random() < 0.5
+        stores = {name: store.crash() for name, store in earlier.stores.items()}
+        stores[site] = earlier.reserved[site].crash() if refunds else MemoryStore()
+        if random.random() < 0.5:
+            stores[LEADER] = MemoryStore()
+        cluster = self.federation(world, seed, stores)
+        if refunds:
+            cluster.sites[site].release(earlier.run, cluster.clock())
+        cluster.restored = frozenset({site})
+        return cluster
 
     def simulation(
         self,
@@ -218,8 +275,13 @@ class Laboratory:
         """
         chosen, random = SCENARIOS[scenario], Random(f"{scenario}/{seed}")  # noqa: S311
         world = random.choice(chosen.worlds)
-        foreign = self.foreign(world)
-        cluster = self.federation(world, f"{scenario}/{seed}")
+        foreign = self.earlier(world).said
+        name = f"{scenario}/{seed}"
+        cluster = (
+            self.second_run(world, name, random)
+            if chosen.restored
+            else self.federation(world, name)
+        )
         self._watch(cluster.vault)
         quiet = bool(chosen.misdeeds) and random.random() < 0.5
         drawn = Faults.draw(random, rollback=chosen.rollback)

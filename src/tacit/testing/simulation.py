@@ -33,6 +33,7 @@ from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import SmallFederation
 from tacit.testing.files import Files
 from tacit.testing.sealing import KEY_BYTES, SeededOpener, SeededSealing
+from tacit.testing.store import MemoryStore
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Entropy, PartyName, Sealing
 from tacit.wire import envelope as envelope_module
@@ -86,11 +87,19 @@ class SimulatedFederation(SmallFederation):
         folder: Where ``write_small_federation`` wrote.
         files: What is in it.
         seed: What all entropy follows from.
+        stores: The durable state that parties begin with, by name; by default none.
     """
 
-    def __init__(self, folder: Path, files: Files, seed: int | str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files: Files,
+        seed: int | str,
+        stores: Mapping[PartyName, MemoryStore] | None = None,
+    ) -> None:
         self.vault = Vault()
-        super().__init__(folder, seed=seed, files=files)
+        self.restored: frozenset[PartyName] = frozenset()
+        super().__init__(folder, seed=seed, files=files, stores=stores)
         self.vault.share = NOISE_SHARE if self.terms.plan.unit != "none" else 0
 
     def sealing(self, source: SeededEntropy) -> Sealing:

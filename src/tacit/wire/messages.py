@@ -41,6 +41,7 @@ MAX_HELPERS = 64
 MAX_CHUNKS = 8_192
 MAX_LENGTH = 2**32 - 1
 MAX_SIGNED = 2 * 1024 * 1024
+MAX_HEADS = 64
 
 Hash = Annotated[bytes, Size.exactly(32)]
 Name = Annotated[str, Size(1, 64)]
@@ -93,11 +94,19 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Client -> leader: takes part, under this policy and contract; the nonce seeds the first model."""
+    """Client -> leader: takes part, under this policy and contract; the nonce seeds the first model.
+
+    ``reservations`` counts those that the client's budget ever made, this run's included; ``heads`` are
+    the digests of its journal after each of the last ones, oldest first, for peers to remember;
+    ``released`` are the numbers of those among them that were closed before anything left.
+    """
 
     nonce: Hash
     policy: Hash
     contract: Hash
+    reservations: Count
+    heads: Annotated[tuple[Hash, ...], Size(0, MAX_HEADS)]
+    released: Annotated[tuple[Count, ...], Size(0, MAX_HEADS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +217,12 @@ class CatchUp:
     """Leader -> client: the server state on which a round was trained, with its proof.
 
     The proof is the signed uploads of the round's cohort: their context follows from the state's
-    digest, so that a client need not believe the leader. The bytes of the state follow in chunks, then
-    the vector of the aggregate.
+    digest, so that a client need not believe the leader. ``accepts`` holds the signed ``Accept`` of
+    every client, which one that missed the beginning has not seen. The bytes of the state follow in
+    chunks, then the vector of the aggregate.
     """
 
+    accepts: Annotated[tuple[Signed, ...], Size(1, MAX_PARTIES)]
     uploads: Annotated[tuple[Signed, ...], Size(1, MAX_PARTIES)]
     aggregate: Aggregate
     state: Vector

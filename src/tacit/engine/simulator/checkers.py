@@ -21,6 +21,7 @@ from tacit.wire.envelope import Received
 from tacit.wire.messages import Aggregate, Finish, MaskSum, RoundStart, Upload
 
 __all__ = [
+    "BudgetHeads",
     "Budgets",
     "CohortSize",
     "Ending",
@@ -351,7 +352,7 @@ class Budgets(Rule):
         if raw == self._raw.get(party):
             return
         self._raw[party] = raw
-        spent = site.budget.spent().epsilon
+        spent = sum((entry.charged for entry in site.budget.entries()), Decimal(0))
         self.require(spent >= self._spent[party], f"the budget of {party} went back")
         self._spent[party] = spent
 
@@ -361,13 +362,28 @@ class Budgets(Rule):
         if not isinstance(message.body, Upload) or terms.plan.unit == "none":
             return
         site = simulation.cluster.sites[message.sender.party]
-        entries = [entry for entry in site.budget.entries() if entry.run == terms.run_id]
+        entry = site.budget.find(terms.run_id)
         self.require(
-            bool(entries)
-            and entries[0].round_number >= message.round
-            and entries[0].charged > 0
-            and entries[0].charged <= entries[0].epsilon,
+            entry is not None
+            and entry.round_number >= message.round
+            and 0 < entry.charged <= entry.epsilon,
             f"{message.sender} sent an upload of round {message.round} that it had not charged",
+        )
+
+
+class BudgetHeads(Rule):
+    """Nobody uploads beside a site that began with an older state of its budget than it had shown."""
+
+    name = "budget-heads"
+
+    def sent(self, simulation: Simulation, message: Received) -> None:
+        """A party that was itself put back has forgotten what it knew, and is not covered."""
+        restored = simulation.cluster.restored
+        party = message.sender.party
+        if not isinstance(message.body, Upload) or party in restored | simulation.rolled_back:
+            return
+        self.require(
+            not restored, f"{party} uploaded beside {sorted(restored)}, whose budget went back"
         )
 
 
@@ -421,7 +437,8 @@ class Progress(Rule):
 
     def ended(self, simulation: Simulation) -> None:
         """A quiet run completes all its rounds."""
-        if not simulation.faults.none or simulation.intruder is not None:
+        undisturbed = simulation.faults.none and simulation.intruder is None
+        if not undisturbed or simulation.cluster.restored:
             return
         leader, rounds = simulation.cluster.leader, simulation.cluster.terms.manifest.rounds
         self.require(

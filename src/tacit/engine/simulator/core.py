@@ -78,9 +78,11 @@ class Disk(Protocol):
 class Cluster(Protocol):
     """A federation in one process whose parties can be killed and restarted.
 
-    ``stores`` may be assigned before ``restart``: that is a restore from a backup.
+    ``stores`` may be assigned before ``restart``: that is a restore from a backup. ``restored`` are the
+    sites that began with an older state than the one that the others saw in an earlier run.
     """
 
+    restored: frozenset[PartyName]
     roster: Roster
     terms: Terms
     leader: Coordinator
