@@ -30,9 +30,9 @@ SATURATION = 6.0
 """Root mean squares of a rotated block at which its coordinates saturate: a coordinate of random
 signs goes beyond with probability 4e-8 (Hoeffding), wherever in the vector its norm lies."""
 
-MAX_ROUNDS = 2**17
 MAX_HELPERS = 2**7
-"""With ``noise.MAX_DRAWS`` these keep a run below 2**52 samples, which the accountant assumes."""
+"""With ``noise.MAX_DRAWS`` and ``accounting.MAX_ROUNDS`` it keeps a run below 2**52 samples, which the
+accountant assumes."""
 
 MIN_SHARE_VARIANCE = 8
 """Below this the lemmas' factors would no longer be negligible (design note, section 3)."""
@@ -209,6 +209,27 @@ class Plan:
         present = range(self.min_helpers, self.helpers + 1)
         return max(p * v for p, v in zip(present, self._shares(), strict=True))
 
+    def noise_ratio(self, colluding: int | None = None) -> float:
+        """The noise in a sum that ``colluding`` helpers cannot subtract, as the accountant takes it.
+
+        Args:
+            colluding: ``max_colluding`` by default.
+
+        Returns:
+            Standard deviation of the continuous Gaussian behind the integers, divided by the
+            sensitivity, rounded down; the worst over who is present. 0.0 for unit ``none`` and for
+            ``colluding >= min_helpers``, who may be all the helpers of a round.
+
+        Raises:
+            ValueError: A negative count.
+        """
+        colluding = self.max_colluding if colluding is None else colluding
+        if colluding < 0:
+            raise ValueError("colluding must not be negative")
+        if self.unit == "none" or colluding >= self.min_helpers:
+            return 0.0
+        return _noise_ratio(self._variance_against(colluding), self.sensitivity)
+
     def epsilon(self, rounds: int | None = None, colluding: int | None = None) -> float:
         """Epsilon after ``rounds`` releases against ``colluding`` helpers who pool their shares.
 
@@ -231,15 +252,15 @@ class Plan:
             ``::test_epsilon_is_the_worst_over_who_is_present``.
         """
         rounds = self.rounds if rounds is None else rounds
-        colluding = self.max_colluding if colluding is None else colluding
-        if rounds < 0 or colluding < 0:
-            raise ValueError("rounds and colluding must not be negative")
+        noise_ratio = self.noise_ratio(colluding)
+        if rounds < 0:
+            raise ValueError("rounds must not be negative")
         if rounds == 0:
             return 0.0
-        if self.unit == "none" or colluding >= self.min_helpers:
+        if noise_ratio == 0.0:
             return math.inf
         return accounting.epsilon(
-            noise_ratio=_noise_ratio(self._variance_against(colluding), self.sensitivity),
+            noise_ratio=noise_ratio,
             sampling_rate=sampling.realised_rate(self.sampling_threshold),
             rounds=rounds,
             delta=self.delta,
@@ -440,7 +461,7 @@ def _noise_ratio(variance: int, bound: int) -> float:
 
 def _check_common(plan: Plan) -> None:
     limits = (
-        ("rounds", plan.rounds, 1, MAX_ROUNDS),
+        ("rounds", plan.rounds, 1, accounting.MAX_ROUNDS),
         ("expected_records", plan.expected_records, 1, 2**31),
         ("helpers", plan.helpers, 0, MAX_HELPERS),
         ("max_colluding", plan.max_colluding, 0, MAX_HELPERS),
