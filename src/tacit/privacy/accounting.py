@@ -24,7 +24,7 @@ __all__ = ["MAX_ROUNDS", "MIN_DELTA", "calibrate", "epsilon", "price"]
 INTERVAL = 1e-4
 COARSE_INTERVAL = 1e-3
 RESOLUTION = 8
-"""Points of the grid, at least, to one deviation of a round's privacy loss where that is tiny."""
+"""Points of the grid to one deviation of a round's privacy loss, at least."""
 
 MAX_POINTS = 2**20
 MAX_POINTS_OF_ONE = 2**18
@@ -182,6 +182,7 @@ def calibrate(*, target_epsilon: float, delta: float, sampling_rate: float, roun
 
     Raises:
         ValueError: An argument is out of range or no multiplier up to 2**20 reaches the target.
+        VerificationError: The accountants contradict each other: a fault in the program.
     """
     if not 0.0 < target_epsilon < math.inf or rounds < 1:
         raise ValueError("target_epsilon must be positive and finite, rounds at least 1")
@@ -297,14 +298,13 @@ def _epsilon(parts: tuple[Rounds, ...], delta: float, finest: float) -> float:
 
 
 def _interval(parts: tuple[Rounds, ...], finest: float) -> float:
-    """A grid that is finer than the loss of every round, and does not have too many points."""
-    widest, drift, variance = 0.0, 0.0, 0.0
-    for ratio, rate, count in parts:
-        finest = min(finest, rate / (RESOLUTION * ratio))
-        widest = max(widest, math.log1p(rate * math.expm1(0.5 / ratio**2 + 9.0 / ratio)))
-        of_one = min(rate**2 * math.expm1(ratio**-2), ratio**-2)
-        drift, variance = drift + count * of_one / 2.0, variance + count * of_one
-    spread = widest + drift + 9.0 * math.sqrt(variance)
+    """A grid that is fine beside the deviations of the rounds' losses, without too many points."""
+    deviations = sum(p.number * p.rate / p.ratio for p in parts)
+    losses = sum(p.number * (p.rate / p.ratio) ** 2 for p in parts)
+    widest = max(math.log1p(p.rate * math.expm1(0.5 / p.ratio**2 + 9.0 / p.ratio)) for p in parts)
+    variance = sum(p.number * min(p.rate**2 * math.expm1(p.ratio**-2), p.ratio**-2) for p in parts)
+    spread = widest + variance / 2.0 + 9.0 * math.sqrt(variance)
+    finest = min(finest, losses / (RESOLUTION * deviations))
     return max(finest, widest / MAX_POINTS_OF_ONE, spread / MAX_POINTS)
 
 
