@@ -1,8 +1,8 @@
-"""What the parts of a private run cost: noise, a whole run, verification. Masking: ``secagg.py``.
+"""What a whole private run costs, and its verification. Masking: ``secagg.py``; noise: ``privacy.py``.
 
     .venv/bin/python benchmarks/foundation.py --json foundation.json
 
-Medians of repeated calls in one process; a whole run and its verification in wall time.
+Wall time; medians of repeated calls in one process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from support.machine import (
     describe,
     interleaved_s,
     measure,
-    median_s,
     options,
     report,
     row,
@@ -29,17 +28,6 @@ from support.machine import (
 
 from tacit.api import Job, Run, train, verify
 from tacit.demo import hospitals
-from tacit.privacy.noise import discrete_gaussian
-from tacit.trust.identity import OsEntropy
-
-
-def noise(size: int) -> Iterator[Row]:
-    """The discrete Gaussian sampler by variance."""
-    entropy = OsEntropy()
-    for variance in (10**4, 10**8, 10**14):
-        taken = median_s(lambda v=variance: discrete_gaussian(v, size, entropy), repeats=3)
-        how = f"{size:,} draws, loading and compiling not counted"
-        yield row(f"noise, variance {variance:.0e}", taken / size * 1e9, "ns/draw", how)
 
 
 def whole_run(runs: int) -> Iterator[Row]:
@@ -74,7 +62,6 @@ def main() -> None:
     chosen = options(__doc__).parse_args()
     machine = describe()
     parts: Parts = {
-        "noise": lambda: noise(10**4 if chosen.quick else 10**6),
         "run": lambda: whole_run(1 if chosen.quick else 3),
     }
     report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from support import protocol
 from support.machine import Row, cores, interleaved_s, load, median_s, ratio, row, say, wall
 from tacit.algebra.ring import Ring
+from tacit.privacy.noise import COMPILED_DRAWS, discrete_gaussian
 from tacit.secagg.masked import RunningSum, mask_sum, open_seeds
+from tacit.trust.identity import OsEntropy
 from tacit.trust.sealing import HpkeSealing
 from tacit.wire.envelope import check_chunks, split_chunks
 
@@ -143,6 +145,18 @@ def noise(sizes: tuple[int, ...]) -> Iterator[Row]:
             how = f"standard deviation {std:,}, whatever n; loading and compiling not counted"
             name = f"helper: noise share, b={bits}, d={size:.0e}"
             yield row(name, taken / size * 1e9, "ns/parameter", how, "<= 20")
+
+
+def sampler(variances: Sequence[int], size: int) -> Iterator[Row]:
+    """The discrete Gaussian sampler by variance, compiled and as its NumPy reference draws."""
+    entropy = OsEntropy()
+    reference = min(size, COMPILED_DRAWS // 2)
+    for variance in variances:
+        for count, label, target in ((size, "", "<= 20"), (reference, ", NumPy reference", None)):
+            taken = median_s(lambda v=variance, n=count: discrete_gaussian(v, n, entropy))
+            how = f"{count:,} draws; loading and compiling not counted"
+            name = f"noise, variance {variance:.0e}{label}"
+            yield row(name, taken / count * 1e9, "ns/draw", how, target)
 
 
 def combine(size: int, counts: tuple[int, ...], drop: float = 0.3) -> Iterator[Row]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tacit.algebra.encoding import decode
 from tacit.algebra.ring import Ring, RingVector
+from tacit.privacy.calibration import make_plan
 from tacit.privacy.integers import encode_row
 from tacit.privacy.noise import noise_blocks
-from tacit.privacy.plan import Plan, make_plan
+from tacit.privacy.plan import Plan
 from tacit.privacy.rotated import decode_rotated, encode_rotated
 from tacit.secagg.masked import Masked, mask_in_place
 from tacit.testing.entropy import SeededEntropy

@@ -24,7 +24,8 @@ from tacit.learn.metrics import evaluate
 from tacit.party.job import JobSpec
 from tacit.party.terms import choose_helpers, plan_for
 from tacit.party.workload import TrainingData, Workload
-from tacit.privacy.plan import Plan, sample_bound
+from tacit.privacy.calibration import sample_bound
+from tacit.privacy.plan import Plan
 from tacit.session import Federation
 from tacit.show import console, plain, table
 from tacit.trust.identity import OsEntropy

@@ -72,7 +72,14 @@ def test_memory_of_a_role():
 
 
 def test_foundation(tmp_path):
-    check_schema(benchmark("foundation.py", tmp_path, ("noise",)))
+    check_schema(benchmark("foundation.py", tmp_path, ()))
+
+
+def test_privacy(tmp_path):
+    found = benchmark("privacy.py", tmp_path, ("noise", "accounting"))
+    check_schema(found)
+    targets = [entry["target"] for entry in found["rows"] if entry["target"]]
+    assert {"<= 20", "<= 1.005"} <= set(targets)
 
 
 def machine_module():

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as npst
 from tacit.algebra.ring import Ring
 from tacit.algebra.rotation import rotate
 from tacit.privacy import rotated
+from tacit.privacy.calibration import make_plan
 from tacit.privacy.integers import rounded_norm_bound, sensitivity
-from tacit.privacy.plan import Plan, make_plan
+from tacit.privacy.plan import Plan
 from tacit.privacy.rotated import decode_rotated, encode_rotated, rotated_length, rotation_block
 from tacit.testing.entropy import SeededEntropy
 

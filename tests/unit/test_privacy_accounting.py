@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
+import mpmath
 import pytest
 from dp_accounting import dp_event, rdp
-from dp_accounting.pld import pld_privacy_accountant
+from dp_accounting.pld import pld_privacy_accountant, privacy_loss_distribution
 from dp_accounting.privacy_accountant import NeighboringRelation
+from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 from scipy.stats import norm
 
 from tacit.privacy.accounting import calibrate, epsilon
+from tacit.privacy.calibration import make_plan
+from tacit.privacy.plan import Plan
 
 DELTA = 1e-5
 
 
 @pytest.mark.parametrize(
     ("rate", "ratio", "rounds", "published"),
-    [(0.1, 2.0, 100, 2.337), (0.1365, 4.0, 300, 2.503), (1.0, 10.0, 50, 2.943)],
+    [
+        (0.1, 2.0, 100, 2.337),
+        (0.1365, 4.0, 300, 2.503),
+        (0.01, 0.8, 3000, 5.242),
+        (1.0, 10.0, 50, 2.943),
+    ],
 )
 def test_published_values(rate, ratio, rounds, published):
     result = epsilon(noise_ratio=ratio, sampling_rate=rate, rounds=rounds, delta=DELTA)
@@ -35,6 +45,128 @@ def test_agrees_with_the_accountant_and_stays_below_renyi():
     assert result == pytest.approx(reference, rel=1e-6)
     assert result >= reference
     assert result < renyi
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "rounds"), [(0.1, 2.0, 100), (0.1365, 4.0, 300), (0.5, 13.13, 40)]
+)
+def test_agrees_with_another_accountant(rate, ratio, rounds):
+    """The PRV accountant (Gopi, Lee and Wutschitz 2021), by other discretisation and other authors."""
+    mechanism = PoissonSubsampledGaussianMechanism(
+        sampling_probability=rate, noise_multiplier=ratio
+    )
+    accountant = PRVAccountant(
+        prvs=[mechanism], max_self_compositions=[rounds], eps_error=0.01, delta_error=1e-10
+    )
+    least, estimate, most = accountant.compute_epsilon(DELTA, [rounds])
+    found = epsilon(noise_ratio=ratio, sampling_rate=rate, rounds=rounds, delta=DELTA)
+    assert least <= found <= most
+    assert found == pytest.approx(estimate, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "rounds", "delta"),
+    [
+        (0.1, 2.0, 100, 1e-5),
+        (0.1365, 4.0, 300, 1e-6),
+        (0.01, 0.8, 300, 1e-5),
+        (0.001, 1.2, 60_000, 1e-7),
+        (0.0003, 12.0, 100_000, 1e-8),
+        (0.3, 5.0, 1, 1e-10),
+    ],
+)
+def test_neither_under_reported_nor_loose(rate, ratio, rounds, delta):
+    """Against a grid so much finer than our own that what is left of its pessimism does not matter."""
+    one = privacy_loss_distribution.from_gaussian_mechanism(
+        ratio, value_discretization_interval=min(2e-5, rate / (16 * ratio)), sampling_prob=rate
+    )
+    finer = one.self_compose(rounds).get_epsilon_for_delta(delta)
+    found = epsilon(noise_ratio=ratio, sampling_rate=rate, rounds=rounds, delta=delta)
+    assert finer <= found <= 1.01 * finer
+
+
+def exact_delta(eps: float, ratio: float, rate: float) -> mpmath.mpf:
+    """Of one sampled release, the larger of both directions: likelihood ratios are monotone."""
+    with mpmath.workdps(50):
+        r, q, e = (mpmath.mpf(x) for x in (ratio, rate, eps))
+
+        def laws(x: mpmath.mpf, sign: int) -> tuple[mpmath.mpf, mpmath.mpf]:
+            """With and without the unit, of outputs above x (sign 1) or below it (sign -1)."""
+            without, shifted = (mpmath.ncdf(-sign * (x - mean) / r) for mean in (0, 1))
+            return (1 - q) * without + q * shifted, without
+
+        def where(ratio_of_laws: mpmath.mpf) -> mpmath.mpf:
+            return r**2 * mpmath.log((ratio_of_laws - 1 + q) / q) + mpmath.mpf(1) / 2
+
+        present, absent = laws(where(mpmath.exp(e)), 1)
+        found = present - mpmath.exp(e) * absent
+        if mpmath.exp(-e) > 1 - q:
+            present, absent = laws(where(mpmath.exp(-e)), -1)
+            found = max(found, absent - mpmath.exp(e) * present)
+        return found
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5, 0.1, 0.01])
+@pytest.mark.parametrize(("ratio", "delta"), [(1.0, 1e-5), (4.0, 1e-10)])
+def test_one_release_against_the_closed_form(rate, ratio, delta):
+    found = epsilon(noise_ratio=ratio, sampling_rate=rate, rounds=1, delta=delta)
+    assert exact_delta(found, ratio, rate) <= delta
+    loose = (
+        0.01 if delta < 1e-9 else 0.002
+    )  # where the rounding's reserve is four per cent of delta
+    assert exact_delta(found * (1 - loose), ratio, rate) > delta
+
+
+@pytest.mark.parametrize("rounds", [2, 150, 20_000])
+def test_many_releases_without_sampling_against_the_closed_form(rounds):
+    """They are one release of less noise."""
+    for z in (1.5, 8.0):
+        ratio = z * math.sqrt(rounds)
+        found = epsilon(noise_ratio=ratio, sampling_rate=1.0, rounds=rounds, delta=1e-8)
+        assert exact_delta(found, z, 1.0) <= 1e-8
+        assert exact_delta(found * (1 - 0.002), z, 1.0) > 1e-8
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return make_plan(
+        unit="record",
+        epsilon=3.0,
+        delta=DELTA,
+        clip_norm=1.0,
+        sampling_rate=0.1,
+        expected_units=60_000,
+        rounds=20,
+        helpers=6,
+        max_colluding=2,
+        own_noise=False,
+        dimension=31,
+    )
+
+
+@pytest.mark.parametrize(("min_helpers", "grid"), [(6, 2.0**-6), (3, 2.0**-16)])
+@pytest.mark.parametrize(
+    ("rate", "multiplier", "rounds"),
+    [(0.1, 4.7428, 150), (0.1, 1.0398, 150), (1.0, 10.0, 50), (0.5, 13.13, 40), (0.001, 1.0, 3000)],
+)
+def test_integers_from_helpers_cost_what_central_noise_costs(
+    plan, rate, multiplier, rounds, min_helpers, grid
+):
+    """A plan's epsilon against a trusted server's Gaussian of the same guaranteed variance."""
+    plan = dataclasses.replace(
+        plan,
+        sampling_rate=rate,
+        noise_multiplier=multiplier,
+        rounds=rounds,
+        min_helpers=min_helpers,
+        grid=grid,
+        units_bound=1000,
+    )
+    ratio = math.sqrt(plan.guaranteed_variance) / plan.sensitivity
+    event = dp_event.PoissonSampledDpEvent(rate, dp_event.GaussianDpEvent(ratio))
+    accountant = pld_privacy_accountant.PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
+    central = accountant.compose(dp_event.SelfComposedDpEvent(event, rounds)).get_epsilon(DELTA)
+    assert central <= plan.epsilon() <= 1.005 * central
 
 
 def test_no_release_costs_nothing():

@@ -13,8 +13,9 @@ import pytest
 
 from tacit.errors import ConfigError, DecodeError
 from tacit.privacy import accounting
+from tacit.privacy.calibration import make_plan
 from tacit.privacy.noise import discrete_gaussian
-from tacit.privacy.plan import Plan, make_plan
+from tacit.privacy.plan import Plan
 from tacit.testing.entropy import SeededEntropy
 
 SETTINGS = {
@@ -323,7 +324,7 @@ CLIENTS = SETTINGS | {
 def test_who_sees_the_cohort_gets_no_amplification():
     """Visible sampling is priced as plain Gaussian releases against who sees it, secret never."""
     secret = make_plan(**CLIENTS)
-    assert secret.epsilon() == secret.epsilon(sees_cohort=True) == secret.charge() <= 3.0
+    assert secret.epsilon() == secret.epsilon(observer="leader") == secret.charge() <= 3.0
     visible = make_plan(**CLIENTS, visible_sampling=True)
     assert visible.epsilon() == secret.epsilon()
     unamplified = accounting.epsilon(

@@ -14,8 +14,9 @@ from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
 from tacit.party.coordinates import Coordinates
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
+from tacit.privacy.calibration import make_plan, sample_bound
 from tacit.privacy.noise import MAX_DRAWS
-from tacit.privacy.plan import Plan, make_plan, sample_bound
+from tacit.privacy.plan import Plan
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.codec import encode

@@ -3,22 +3,39 @@
 There is no accountant of our own here. The integer mechanism is, up to the constants below,
 post-processing of the Poisson-subsampled continuous Gaussian mechanism (design note), and that is
 what ``dp_accounting`` is asked about. Its estimates are pessimistic: every figure is an upper bound.
+Every figure that leaves this module lies between two others (``bounds``), or is an error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache, reduce
 
 from dp_accounting.pld import privacy_loss_distribution as pld  # type: ignore[import-untyped]
 
-__all__ = ["MIN_DELTA", "calibrate", "epsilon"]
+from tacit.errors import VerificationError
+from tacit.privacy.bounds import Rounds, renyi_bound, shown_by_a_test
+from tacit.privacy.events import SEES_PARTICIPATION, Observer, Releases, refused
+
+__all__ = ["MAX_ROUNDS", "MIN_DELTA", "calibrate", "epsilon", "price"]
 
 INTERVAL = 1e-4
 COARSE_INTERVAL = 1e-3
-MAX_POINTS = 2**22
-"""Keeps the distribution of a nearly noiseless mechanism in memory, on a coarser grid if need be."""
+RESOLUTION = 8
+"""Points of the grid to one deviation of a round's privacy loss, at least."""
+
+MAX_POINTS = 2**20
+MAX_POINTS_OF_ONE = 2**18
+"""Keep the distribution of a nearly noiseless mechanism, composed and of one round, in some hundred
+megabytes and seconds, on a coarser grid if need be; that only raises epsilon."""
+
+MAX_ROUNDS = 2**17
+"""Of one run; with the limits on helpers and draws it keeps a run below 2**52 samples."""
+
+MAX_KINDS = 16
+"""Different kinds of rounds in one sequence: each takes its share off delta."""
 
 MIN_NOISE_RATIO = 0.1
 """Below this one release alone costs an epsilon near 100: called infinite."""
@@ -27,8 +44,8 @@ MIN_DELTA = 1e-10
 """Below this the accountant's floating-point convolution is no longer trustworthy."""
 
 CONVOLUTION_ERROR = 4e-12
-"""Taken off delta: the convolution's rounding is absolute, 1e-12 at most where the exact Gaussian
-could be compared, up to 131,072 rounds."""
+"""Taken off delta for every kind of rounds: the convolution's rounding is absolute, 1e-12 at most
+where the exact Gaussian could be compared, up to 131,072 rounds."""
 
 SLACK = 1e-9
 """Added to epsilon, and taken off delta relatively. Covers the lemmas' factors (at most 2**52 samples
@@ -36,6 +53,9 @@ in a run, each within a factor 1 +- 3e-30, twice: 3e-14; design note, section 6)
 
 SAMPLER_VARIATION = 2.0**-82
 """Charged to delta, times ``1 + exp(epsilon)``: 2**52 samples, each within total variation 3e-41."""
+
+TOLERANCE = 1e-6
+"""Relative, for the rounding of the two figures between which an epsilon must lie."""
 
 STEPS_PER_OCTAVE = 20_000
 """``calibrate`` answers in steps of a twenty-thousandth of the power of two below the result."""
@@ -60,6 +80,7 @@ def epsilon(*, noise_ratio: float, sampling_rate: float, rounds: int, delta: flo
 
     Raises:
         ValueError: An argument is out of range.
+        VerificationError: The accountants contradict each other: a fault in the program.
 
     Guarantee:
         (epsilon, delta)-DP for one record against whoever sees every sum but not the samples drawn.
@@ -72,9 +93,78 @@ def epsilon(*, noise_ratio: float, sampling_rate: float, rounds: int, delta: flo
     """
     if not (0.0 < noise_ratio < math.inf and 0.0 < sampling_rate <= 1.0):
         raise ValueError("noise_ratio must be positive and finite, sampling_rate in (0, 1]")
-    if rounds < 0 or not MIN_DELTA <= delta < 1.0:
-        raise ValueError(f"rounds must not be negative, delta must lie in [{MIN_DELTA}, 1)")
-    return _epsilon(noise_ratio, sampling_rate, rounds, delta, INTERVAL) if rounds else 0.0
+    if rounds < 0:
+        raise ValueError("rounds must not be negative")
+    _check_delta(delta)
+    return _certified((Rounds(noise_ratio, sampling_rate, rounds),), delta) if rounds else 0.0
+
+
+def price(events: Sequence[Releases], *, observer: Observer, delta: float) -> float:
+    """Epsilon of a sequence of events, whose parameters were fixed before the first, for an observer.
+
+    Args:
+        events: In any order; none costs nothing. They name one unit and one neighbouring relation.
+        observer: Who looks at everything that was released.
+        delta: Of the whole sequence, in [``MIN_DELTA``, 1).
+
+    Returns:
+        An upper bound; infinity if none is finite. Sampling lowers it only for an observer who does
+        not see who takes part: for any other a unit's contributions count in full, as many as its
+        participation cap allows, or one each round.
+
+    Raises:
+        ConfigError: The events or the observer have no sound price; names the key.
+        ValueError: ``delta`` is out of range.
+        VerificationError: The accountants contradict each other: a fault in the program.
+
+    Guarantee:
+        (epsilon, delta)-DP for one unit under the events' neighbouring relation against the observer,
+        whatever the units' contributions depend on. Checked by
+        ``tests/unit/test_privacy_caps.py::test_a_capped_adaptive_process_costs_no_more`` (brute force,
+        both directions) and
+        ``tests/unit/test_privacy_events.py::test_who_sees_the_cohort_is_never_given_the_amplified_figure``.
+
+    Reference:
+        docs/design/0003-discrete-gaussian.md, section 10 (lemma 3).
+    """
+    _check_delta(delta)
+    if observer != "released-models" and observer not in SEES_PARTICIPATION:
+        raise refused("observer", f"{observer!r} is unknown", "name one of events.Observer")
+    for key in ("unit", "adjacency"):
+        if len({getattr(event, key) for event in events}) > 1:
+            raise refused(key, "one sequence of events has one", "price the others by themselves")
+    counts: Counter[tuple[float, float]] = Counter()
+    for event in events:
+        part = _as_seen(event, observer, delta)
+        counts[part.ratio, part.rate] += part.number
+    if sum(event.rounds for event in events) > MAX_ROUNDS:
+        raise refused("rounds", f"a run has {MAX_ROUNDS} at most", "lower their number")
+    if len(counts) > MAX_KINDS:
+        raise refused(
+            "events", f"there are more than {MAX_KINDS} kinds", "let rounds be more alike"
+        )
+    parts = tuple(Rounds(*kind, count) for kind, count in sorted(counts.items()))
+    return _certified(parts, delta) if parts else 0.0
+
+
+def _as_seen(event: Releases, observer: Observer, delta: float) -> Rounds:
+    """The rounds whose outputs, post-processed, are all that the observer learns of one unit."""
+    in_full = Rounds(event.noise_ratio, 1.0, event.contributions)
+    kind = event.sampling.kind
+    if kind == "none":
+        return in_full
+    if kind == "visible" and observer in SEES_PARTICIPATION:
+        if event.adjacency != "zero-out":
+            raise refused(
+                "adjacency",
+                f"a {observer} sees who takes part, so that it always knows who was added",
+                "choose 'zero-out', which hides what a unit contributes and not that it does",
+            )
+        return in_full
+    sampled = Rounds(event.noise_ratio, event.sampling.rate, event.rounds)
+    if event.contributions == event.rounds:
+        return sampled
+    return min(sampled, in_full, key=lambda part: _epsilon((part,), delta, COARSE_INTERVAL))
 
 
 def calibrate(*, target_epsilon: float, delta: float, sampling_rate: float, rounds: int) -> float:
@@ -87,11 +177,12 @@ def calibrate(*, target_epsilon: float, delta: float, sampling_rate: float, roun
         rounds: At least 1.
 
     Returns:
-        z with ``epsilon(noise_ratio=z, ...) <= target_epsilon``, certified by that call itself; one
+        z with ``epsilon(noise_ratio=z, ...) <= target_epsilon``, as that call certifies; one
         step (a relative 5e-5 at most) less would exceed the target, unless z is ``MIN_OCTAVE``.
 
     Raises:
         ValueError: An argument is out of range or no multiplier up to 2**20 reaches the target.
+        VerificationError: The accountants contradict each other: a fault in the program.
     """
     if not 0.0 < target_epsilon < math.inf or rounds < 1:
         raise ValueError("target_epsilon must be positive and finite, rounds at least 1")
@@ -103,14 +194,15 @@ def _calibrate(target: float, delta: float, rate: float, rounds: int) -> float:
     epsilon(noise_ratio=1.0, sampling_rate=rate, rounds=0, delta=delta)  # checks rate and delta
 
     def cost(z: float, interval: float) -> float:
-        return _epsilon(z, rate, rounds, delta, interval)
+        return _epsilon((Rounds(z, rate, rounds),), delta, interval)
 
-    octave = _octave(target, lambda z: cost(z, COARSE_INTERVAL))
-    if octave == MIN_OCTAVE:
-        return octave
-    step = octave / STEPS_PER_OCTAVE
-    near = _interpolate(target, octave, lambda z: cost(z, COARSE_INTERVAL))
-    return step * _smallest(math.ceil(near / step), lambda n: cost(n * step, INTERVAL) <= target)
+    result = octave = _octave(target, lambda z: cost(z, COARSE_INTERVAL))
+    if octave > MIN_OCTAVE:
+        step = octave / STEPS_PER_OCTAVE
+        near = math.ceil(_interpolate(target, octave, lambda z: cost(z, COARSE_INTERVAL)) / step)
+        result = step * _smallest(near, lambda n: cost(n * step, INTERVAL) <= target)
+    _certified((Rounds(result, rate, rounds),), delta)  # raises if it cannot be right
+    return result
 
 
 def _smallest(guess: int, enough: Callable[[int], bool]) -> int:
@@ -160,19 +252,42 @@ def _interpolate(target: float, octave: float, cost: Callable[[float], float]) -
     return guess
 
 
+def _check_delta(delta: float) -> None:
+    if not MIN_DELTA <= delta < 1.0:
+        raise ValueError(f"delta must lie in [{MIN_DELTA}, 1)")
+
+
 @lru_cache(maxsize=1024)
-def _epsilon(ratio: float, rate: float, rounds: int, delta: float, interval: float) -> float:
-    if ratio < MIN_NOISE_RATIO:
+def _certified(parts: tuple[Rounds, ...], delta: float) -> float:
+    """The epsilon to report, or an error if it cannot be right."""
+    result = _epsilon(parts, delta, INTERVAL)
+    if result == math.inf:
+        return result
+    least, most = shown_by_a_test(parts, delta), renyi_bound(parts, delta)
+    if not least * (1.0 - TOLERANCE) <= result <= most * (1.0 + TOLERANCE) + 10.0 * SLACK:
+        raise VerificationError(
+            "accounting.contradiction",
+            f"epsilon {result} at delta {delta} contradicts a test, which shows {least}, or Renyi "
+            f"accounting, which allows {most}",
+            remedy="report it as a fault; the versions of dp-accounting and numpy matter",
+        )
+    return result
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(parts: tuple[Rounds, ...], delta: float, finest: float) -> float:
+    if any(part.ratio < MIN_NOISE_RATIO for part in parts):
         return math.inf
-    spread = rounds / (2.0 * ratio**2) + 8.0 * math.sqrt(rounds) / ratio
-    one = _one_round(ratio, rate, max(interval, spread / MAX_POINTS))
-    composed = one.self_compose(rounds)
+    interval = _interval(parts, finest)
+    composed = reduce(
+        lambda one, other: one.compose(other),
+        (_one_round(part.ratio, part.rate, interval).self_compose(part.number) for part in parts),
+    )
+    reserve = CONVOLUTION_ERROR * len(parts)
     # The sampler's share of delta depends on epsilon: raise the guess until it is consistent.
     guess = float(composed.get_epsilon_for_delta(delta)) + SLACK
     while guess < 700.0:
-        rest = (
-            delta * (1.0 - SLACK) - CONVOLUTION_ERROR - (1.0 + math.exp(guess)) * SAMPLER_VARIATION
-        )
+        rest = delta * (1.0 - SLACK) - reserve - (1.0 + math.exp(guess)) * SAMPLER_VARIATION
         if rest <= 0.0:
             break
         result = float(composed.get_epsilon_for_delta(rest)) + SLACK
@@ -180,6 +295,17 @@ def _epsilon(ratio: float, rate: float, rounds: int, delta: float, interval: flo
             return guess
         guess = result * (1.0 + 1e-12)
     return math.inf
+
+
+def _interval(parts: tuple[Rounds, ...], finest: float) -> float:
+    """A grid that is fine beside the deviations of the rounds' losses, without too many points."""
+    deviations = sum(p.number * p.rate / p.ratio for p in parts)
+    losses = sum(p.number * (p.rate / p.ratio) ** 2 for p in parts)
+    widest = max(math.log1p(p.rate * math.expm1(0.5 / p.ratio**2 + 9.0 / p.ratio)) for p in parts)
+    variance = sum(p.number * min(p.rate**2 * math.expm1(p.ratio**-2), p.ratio**-2) for p in parts)
+    spread = widest + variance / 2.0 + 9.0 * math.sqrt(variance)
+    finest = min(finest, losses / (RESOLUTION * deviations))
+    return max(finest, widest / MAX_POINTS_OF_ONE, spread / MAX_POINTS)
 
 
 @lru_cache(maxsize=32)

@@ -17,34 +17,32 @@ import rfc8785
 
 from tacit.errors import ConfigError, DecodeError
 from tacit.privacy import accounting, integers, noise, sampling
-from tacit.privacy.rotated import rotated_length, rotation_block
+from tacit.privacy.events import Adjacency, Observer, Releases, Sampling, SamplingKind
 
-__all__ = ["Plan", "Unit", "make_plan", "sample_bound"]
+__all__ = ["ADJACENCY", "Plan", "Unit", "refused", "room", "share_variances", "tail", "too_narrow"]
 
 Unit = Literal["record", "entity", "client", "none"]
 """What one neighbour is: a record, all records of an entity, a whole client, or nothing at all."""
 
+ADJACENCY: dict[Unit, Adjacency] = {
+    "record": "add-or-remove",
+    "entity": "add-or-remove",
+    "client": "zero-out",
+}
+"""That a client is enrolled is in the roster, which everybody in the federation has signed."""
+
 RING_BITS = (16, 24, 32)
 """Widths of the ring that a job may choose."""
 
-SATURATION = 6.0
-"""Root mean squares of a rotated block at which its coordinates saturate: a coordinate of random
-signs goes beyond with probability 4e-8 (Hoeffding), wherever in the vector its norm lies."""
-
-MAX_ROUNDS = 2**17
 MAX_HELPERS = 2**7
-"""With ``noise.MAX_DRAWS`` these keep a run below 2**52 samples, which the accountant assumes."""
+"""With ``noise.MAX_DRAWS`` and ``accounting.MAX_ROUNDS`` it keeps a run below 2**52 samples, which the
+accountant assumes."""
 
 MIN_SHARE_VARIANCE = 8
 """Below this the lemmas' factors would no longer be negligible (design note, section 3)."""
 
 TAIL = 9
 """Standard deviations of noise that the ring leaves room for: exceeded with probability 6e-18."""
-
-ATTEMPTS = 5
-
-GRID_SHARE = 0.05
-"""Largest grid in units of clip_norm / sqrt(dimension): truncation erases what is below the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +100,12 @@ class Plan:
         if self.private:
             _check_noise(self)
         elif self.noise_multiplier != 0.0:
-            raise _refused("noise_multiplier", "unit 'none' has no noise", "set it to 0.0")
+            raise refused("noise_multiplier", "unit 'none' has no noise", "set it to 0.0")
         _check_presence(self)
         if self.private:
             _check_shares(self)
         if self.coordinate_bound < (1 if self.rotated else self.sensitivity):
-            raise _too_narrow(self)
+            raise too_narrow(self)
 
     @property
     def private(self) -> bool:
@@ -134,8 +132,8 @@ class Plan:
         At most the sensitivity. A sum of ``units_bound`` of these and ``coordinate_noise_tail`` is
         at most ``2**(ring_bits - 1) - 1``. Only where ``rotated`` is it less than the sensitivity.
         """
-        room = _room(self.ring_bits, self.units_bound, self.coordinate_noise_tail)
-        return min(self.sensitivity, room)
+        largest = room(self.ring_bits, self.units_bound, self.coordinate_noise_tail)
+        return min(self.sensitivity, largest)
 
     def share_variance(self, present: int) -> int:
         """Variance of one helper's discrete Gaussian share: (z D)**2 / (p - t), rounded up.
@@ -166,7 +164,7 @@ class Plan:
         """``share_variance`` of every number of helpers from ``min_helpers`` on."""
         if not self.private:
             return (0,) * (self.helpers - self.min_helpers + 1)
-        return _share_variances(
+        return share_variances(
             self.noise_multiplier,
             self.sensitivity,
             self.max_colluding,
@@ -195,7 +193,7 @@ class Plan:
     @property
     def coordinate_noise_tail(self) -> int:
         """What the noise of one coordinate exceeds with probability 6e-18 at most, in any round."""
-        return _tail(self._largest_variance())
+        return tail(self._largest_variance())
 
     def aggregate_norm_bound(self, dimension: int) -> float:
         """Largest plausible L2 norm of an aggregate, in integer units.
@@ -221,17 +219,62 @@ class Plan:
         present = range(self.min_helpers, self.helpers + 1)
         return max(p * v for p, v in zip(present, self._shares(), strict=True))
 
+    def noise_ratio(self, colluding: int | None = None) -> float:
+        """The noise in a sum that ``colluding`` helpers cannot subtract, as the accountant takes it.
+
+        Args:
+            colluding: ``max_colluding`` by default.
+
+        Returns:
+            Standard deviation of the continuous Gaussian behind the integers, divided by the
+            sensitivity, rounded down; the worst over who is present. 0.0 for unit ``none`` and for
+            ``colluding >= min_helpers``, who may be all the helpers of a round.
+
+        Raises:
+            ValueError: A negative count.
+        """
+        colluding = self.max_colluding if colluding is None else colluding
+        if colluding < 0:
+            raise ValueError("colluding must not be negative")
+        if not self.private or colluding >= self.min_helpers:
+            return 0.0
+        return _noise_ratio(self._variance_against(colluding), self.sensitivity)
+
+    def releases(self, rounds: int, colluding: int | None = None) -> Releases | None:
+        """What ``rounds`` rounds release to whoever knows the noise of ``colluding`` helpers.
+
+        Returns:
+            None where nothing is promised: for unit ``none``, and against all helpers of a round.
+        """
+        noise_ratio = self.noise_ratio(colluding)
+        if self.unit == "none" or noise_ratio == 0.0:
+            return None
+        kind: SamplingKind = "visible" if self.visible_sampling else "secret"
+        return Releases(
+            unit=self.unit,
+            adjacency=ADJACENCY[self.unit],
+            noise_ratio=noise_ratio,
+            sampling=Sampling(
+                "none" if self.sampling_rate == 1.0 else kind,
+                sampling.realised_rate(self.sampling_threshold),
+            ),
+            rounds=rounds,
+            participations=self.max_participations or None,
+        )
+
     def epsilon(
-        self, rounds: int | None = None, colluding: int | None = None, *, sees_cohort: bool = False
+        self,
+        rounds: int | None = None,
+        colluding: int | None = None,
+        observer: Observer = "released-models",
     ) -> float:
         """Epsilon after ``rounds`` releases against ``colluding`` helpers who pool their shares.
 
         Args:
             rounds: All rounds of the plan by default.
             colluding: ``max_colluding`` by default. A party that is no helper counts as none.
-            sees_cohort: Against a party that sees who took part, as leader and helpers do. It makes a
-                difference with ``visible_sampling`` alone: such a party gets no amplification, but at
-                most ``max_participations`` releases of one client.
+            observer: Who looks. It makes a difference with ``visible_sampling`` alone: who sees the
+                cohorts gets no amplification.
 
         Returns:
             An upper bound at the plan's delta, the worst over the number of helpers present in each
@@ -249,22 +292,14 @@ class Plan:
             ``::test_who_sees_the_cohort_gets_no_amplification``.
         """
         rounds = self.rounds if rounds is None else rounds
-        colluding = self.max_colluding if colluding is None else colluding
-        if rounds < 0 or colluding < 0:
-            raise ValueError("rounds and colluding must not be negative")
+        if rounds < 0:
+            raise ValueError("rounds must not be negative")
         if rounds == 0:
             return 0.0
-        if not self.private or colluding >= self.min_helpers:
+        releases = self.releases(rounds, colluding)
+        if releases is None:
             return math.inf
-        rate = sampling.realised_rate(self.sampling_threshold)
-        if self.visible_sampling and sees_cohort:
-            rate, rounds = 1.0, min(rounds, self.max_participations or rounds)
-        return accounting.epsilon(
-            noise_ratio=_noise_ratio(self._variance_against(colluding), self.sensitivity),
-            sampling_rate=rate,
-            rounds=rounds,
-            delta=self.delta,
-        )
+        return accounting.price([releases], observer=observer, delta=self.delta)
 
     def charge(self, rounds: int | None = None) -> float:
         """What a data holder pays for so many of its uploads: epsilon against the run's own parties.
@@ -272,7 +307,7 @@ class Plan:
         Args:
             rounds: All rounds of the plan by default.
         """
-        return self.epsilon(rounds, sees_cohort=True)
+        return self.epsilon(rounds, observer="leader")
 
     def to_record(self) -> dict[str, str | int | bool]:
         """The plan as text and integers; a float as its shortest decimal text."""
@@ -301,150 +336,7 @@ class Plan:
         return rfc8785.dumps(self.to_record())
 
 
-def make_plan(  # noqa: D417, PLR0913 - a plan has this many parameters; all are named
-    *,
-    unit: Unit,
-    epsilon: float,
-    delta: float,
-    clip_norm: float,
-    sampling_rate: float,
-    expected_units: int,
-    rounds: int,
-    helpers: int,
-    max_colluding: int,
-    own_noise: bool,
-    dimension: int,
-    units_bound: int | None = None,
-    min_helpers: int | None = None,
-    ring_bits: int = 32,
-    visible_sampling: bool = False,
-    max_participations: int = 0,
-) -> Plan:
-    """Chooses the least noise and the finest grid that keep the promise.
-
-    The grid is the smallest power of two with which ``units_bound`` units and nine standard
-    deviations of noise, as many as there can be with the fewest helpers present, fit into the ring.
-    For unit ``none`` in 16 bits, where contributions are rotated and saturated, it is the smallest
-    at which only one coordinate in 10**7 saturates. Wrapping around would cost utility, never
-    privacy.
-
-    Args:
-        unit, delta, clip_norm, sampling_rate, expected_units, rounds, helpers: See ``Plan``.
-        epsilon: Of the whole run, against ``max_colluding`` helpers (with ``visible_sampling``: who
-            hold the released models and do not see the cohorts); ignored for unit ``none``.
-        max_colluding: Helpers that may collude; ignored with ``own_noise``.
-        own_noise: Every helper adds the full noise: ``max_colluding`` becomes ``helpers - 1``.
-        dimension: Length of the vector, before or after a rotation pads it.
-        units_bound: Units in one sum; by default the expected sample plus ten of its roots.
-        min_helpers: Fewest helpers present in a round; all of them by default.
-        ring_bits: Width of the ring: 16, 24 or 32.
-        visible_sampling, max_participations: See ``Plan``.
-
-    Raises:
-        ConfigError: The settings cannot hold together; names the key.
-
-    Guarantee:
-        ``plan.epsilon() <= epsilon`` unless the unit is ``none``, certified by the accountant.
-        Checked by ``tests/unit/test_privacy_plan.py::test_plan_keeps_the_promise``.
-    """
-    colluding = max(helpers - 1, 0) if own_noise else max_colluding
-    if not 1 <= dimension <= noise.MAX_DRAWS:
-        raise _refused("model", f"its length {dimension} is out of range", "use a smaller model")
-    draft = Plan(
-        unit=unit,
-        rounds=rounds,
-        delta=float(delta),
-        clip_norm=float(clip_norm),
-        sampling_rate=float(sampling_rate),
-        visible_sampling=visible_sampling,
-        max_participations=max_participations,
-        expected_units=expected_units,
-        noise_multiplier=0.0 if unit == "none" else 1.0,
-        helpers=helpers,
-        max_colluding=colluding,
-        min_helpers=helpers if min_helpers is None else min_helpers,
-        ring_bits=ring_bits,
-        grid=_coarse_grid(clip_norm),
-        units_bound=1,
-    )
-    units = units_bound or sample_bound(sampling_rate * expected_units)
-    if not draft.private:
-        return _fit_grid(draft, 0.0, units, dimension)
-    return _calibrated(draft, epsilon, units, dimension)
-
-
-def _calibrated(draft: Plan, epsilon: float, units: int, dimension: int) -> Plan:
-    multiplier = _multiplier(draft, epsilon)
-    for _ in range(ATTEMPTS):
-        plan = _fit_grid(draft, multiplier, units, dimension)
-        if plan.epsilon() <= epsilon:
-            return plan
-        multiplier *= 1.0 + 1e-5  # the accountant's V - 4, or the last bit of the ratio
-    raise AssertionError("the plan's noise does not agree with its calibration")
-
-
-def _coarse_grid(clip_norm: float) -> float:
-    """A draft's grid. D is 64 to 127: one such unit fits every width under any share of noise."""
-    return math.ldexp(1.0, math.frexp(clip_norm)[1] - 7) if _positive(clip_norm) else 1.0
-
-
-def sample_bound(mean: float) -> int:
-    """Ten roots above the expected sample; where that makes no sense, Plan names the key at fault."""
-    return math.ceil(mean + 10.0 * math.sqrt(mean)) if 0.0 < mean < 2.0**31 else 1
-
-
-def _multiplier(draft: Plan, target: float) -> float:
-    if not _positive(target):
-        raise _refused("epsilon", "it must be positive and finite", "choose a number such as 1.0")
-    try:
-        return accounting.calibrate(
-            target_epsilon=target,
-            delta=draft.delta,
-            sampling_rate=sampling.realised_rate(draft.sampling_threshold),
-            rounds=draft.rounds,
-        )
-    except ValueError as error:
-        raise _refused("epsilon", str(error), "raise epsilon or delta") from error
-
-
-def _fit_grid(draft: Plan, multiplier: float, units: int, dimension: int) -> Plan:
-    """The draft with ``units`` and the finest power-of-two grid that leaves the headroom."""
-    exponent = math.frexp(draft.clip_norm)[1] - draft.ring_bits
-    if draft.rotated:
-        exponent -= math.isqrt(dimension).bit_length()
-    while True:
-        exponent += 1
-        grid = math.ldexp(1.0, exponent)
-        bound = int(Fraction(draft.clip_norm) // Fraction(grid))
-        if bound > integers.MAX_SENSITIVITY:
-            continue
-        if draft.rotated:
-            room = _room(draft.ring_bits, units, 0)
-            if room < 1:
-                raise _too_narrow(draft)
-            fits = _saturates_rarely(draft.clip_norm, min(room, bound) * grid, dimension)
-            norm = integers.rounded_norm_bound(bound, rotated_length(dimension))
-            fits &= norm <= integers.MAX_SENSITIVITY
-        else:
-            if not grid <= GRID_SHARE * draft.clip_norm / math.sqrt(dimension):
-                raise _too_narrow(draft)
-            shares = (draft.max_colluding, draft.min_helpers, draft.helpers)
-            variances = _share_variances(multiplier, bound, *shares) if multiplier else ()
-            worst = max((p * v for p, v in enumerate(variances, draft.min_helpers)), default=0)
-            fits = _room(draft.ring_bits, units, _tail(worst)) >= bound
-        if fits:
-            return dataclasses.replace(
-                draft, noise_multiplier=multiplier, grid=grid, units_bound=units
-            )
-
-
-def _saturates_rarely(clip_norm: float, largest: float, dimension: int) -> bool:
-    """Whether a rotated coordinate of a vector of norm ``clip_norm`` hardly ever exceeds ``largest``."""
-    block = rotation_block(dimension)
-    return largest >= min(clip_norm, SATURATION * clip_norm / math.sqrt(block))
-
-
-def _room(ring_bits: int, units: int, tail: int) -> int:
+def room(ring_bits: int, units: int, tail: int) -> int:
     """The wrap-around bound: what one coordinate of one of ``units`` contributions may be, at most.
 
     ``units`` of these and the noise stay within ``2**(ring_bits - 1) - 1``; 0 or less if none can.
@@ -453,7 +345,7 @@ def _room(ring_bits: int, units: int, tail: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _share_variances(
+def share_variances(
     multiplier: float, bound: int, colluding: int, least: int, most: int
 ) -> tuple[int, ...]:
     """ceil((z D)**2 / (p - t)) for p from ``least`` to ``most`` helpers present, exactly."""
@@ -464,7 +356,8 @@ def _share_variances(
     )
 
 
-def _tail(variance: int) -> int:
+def tail(variance: int) -> int:
+    """What one coordinate of noise exceeds with probability 6e-18 at most."""
     return math.isqrt(TAIL**2 * variance) + (1 if variance else 0)
 
 
@@ -475,7 +368,7 @@ def _noise_ratio(variance: int, bound: int) -> float:
 
 def _check_common(plan: Plan) -> None:
     limits = (
-        ("rounds", plan.rounds, 1, MAX_ROUNDS),
+        ("rounds", plan.rounds, 1, accounting.MAX_ROUNDS),
         ("expected_units", plan.expected_units, 1, 2**31),
         ("helpers", plan.helpers, 0, MAX_HELPERS),
         ("max_colluding", plan.max_colluding, 0, MAX_HELPERS),
@@ -484,29 +377,29 @@ def _check_common(plan: Plan) -> None:
     )
     for key, value, least, most in limits:
         if not least <= value <= most:
-            raise _refused(key, f"it must lie between {least} and {most}", "correct it")
+            raise refused(key, f"it must lie between {least} and {most}", "correct it")
     if plan.ring_bits not in RING_BITS:
-        raise _refused("ring_bits", "it must be 16, 24 or 32", "set it to 32")
+        raise refused("ring_bits", "it must be 16, 24 or 32", "set it to 32")
     if plan.unit not in get_args(Unit):
-        raise _refused("unit", f"it must be one of {', '.join(get_args(Unit))}", "correct it")
+        raise refused("unit", f"it must be one of {', '.join(get_args(Unit))}", "correct it")
     if not accounting.MIN_DELTA <= plan.delta < 1.0:
-        raise _refused("delta", f"it must lie in [{accounting.MIN_DELTA}, 1)", "choose 1e-5, say")
+        raise refused("delta", f"it must lie in [{accounting.MIN_DELTA}, 1)", "choose 1e-5, say")
     for key, real in (("clip_norm", plan.clip_norm), ("grid", plan.grid)):
         if not 1e-60 < real < 1e60:
-            raise _refused(key, "it must lie between 1e-60 and 1e60", "choose a number such as 1.0")
+            raise refused(key, "it must lie between 1e-60 and 1e60", "choose a number such as 1.0")
     try:
         integers.sensitivity(plan.clip_norm, plan.grid)
     except ValueError as error:
-        raise _refused("grid", str(error), "correct it") from error
+        raise refused("grid", str(error), "correct it") from error
 
 
 def _check_sampling(plan: Plan) -> None:
     if not 2.0**-64 <= plan.sampling_rate <= 1.0:
-        raise _refused("sampling_rate", "it must lie in (0, 1]", "choose a number such as 0.5")
+        raise refused("sampling_rate", "it must lie in (0, 1]", "choose a number such as 0.5")
     if not 0 <= plan.max_participations <= plan.rounds:
-        raise _refused("max_participations", "it must lie in 0 to rounds", "leave it out")
+        raise refused("max_participations", "it must lie in 0 to rounds", "leave it out")
     if plan.unit != "client" and (plan.visible_sampling or plan.max_participations):
-        raise _refused(
+        raise refused(
             "client_sampling",
             "only clients are sampled in sight of others, or a limited number of times",
             "leave client_sampling and max_participations out, or set unit to 'client'",
@@ -515,19 +408,19 @@ def _check_sampling(plan: Plan) -> None:
 
 def _check_noise(plan: Plan) -> None:
     if plan.max_colluding < 1:
-        raise _refused(
+        raise refused(
             "max_colluding",
             "it must be at least 1: every helper can subtract its own noise",
             "set it to 1 or more",
         )
     if plan.max_colluding >= plan.helpers:
-        raise _refused(
+        raise refused(
             "max_colluding",
             f"all {plan.helpers} helpers could collude and subtract all the noise",
             "lower it below the number of helpers, or add helpers",
         )
     if not 0.0 < plan.noise_multiplier <= 2.0**20:
-        raise _refused("noise_multiplier", "it must lie in (0, 2**20]", "raise epsilon")
+        raise refused("noise_multiplier", "it must lie in (0, 2**20]", "raise epsilon")
 
 
 def _check_presence(plan: Plan) -> None:
@@ -542,7 +435,7 @@ def _check_presence(plan: Plan) -> None:
     if plan.min_helpers < least:
         own = plan.max_colluding == plan.helpers - 1
         hint = " (privacy.noise = 'own' counts on all others colluding)" if own else ""
-        raise _refused(
+        raise refused(
             "min_helpers",
             f"with {plan.min_helpers} helpers present and up to {plan.max_colluding} colluding "
             f"{danger}",
@@ -553,10 +446,10 @@ def _check_presence(plan: Plan) -> None:
 def _check_shares(plan: Plan) -> None:
     smallest, largest = plan.share_variance(plan.helpers), plan.share_variance(plan.min_helpers)
     if not MIN_SHARE_VARIANCE <= smallest <= largest <= noise.MAX_VARIANCE:
-        raise _refused("grid", "a noise share's variance is out of range", "use a finer grid")
+        raise refused("grid", "a noise share's variance is out of range", "use a finer grid")
 
 
-def _too_narrow(plan: Plan) -> ConfigError:
+def too_narrow(plan: Plan) -> ConfigError:
     """No grid is both fine enough to be of use and coarse enough not to wrap around."""
     reason = (
         f"so many units and so much noise do not fit into a ring of {plan.ring_bits} bits at a "
@@ -564,12 +457,12 @@ def _too_narrow(plan: Plan) -> ConfigError:
     )
     if plan.ring_bits < max(RING_BITS):
         wider = " or ".join(str(bits) for bits in sorted(RING_BITS) if bits > plan.ring_bits)
-        return _refused(
+        return refused(
             "ring_bits", reason, f"set aggregation.ring_bits = {wider}, or lower sampling_rate"
         )
     key = "expected_units" if plan.private else "clip_norm"
     remedy = "raise epsilon, lower sampling_rate or use a smaller model"
-    return _refused(key, reason, remedy)
+    return refused(key, reason, remedy)
 
 
 def _value(name: str, kind: str, value: Any) -> Any:
@@ -586,9 +479,6 @@ def _value(name: str, kind: str, value: Any) -> Any:
     raise DecodeError("plan.value", f"the plan's '{name}' is not valid")
 
 
-def _positive(value: float) -> bool:
-    return 0.0 < value < math.inf
-
-
-def _refused(key: str, reason: str, remedy: str) -> ConfigError:
+def refused(key: str, reason: str, remedy: str) -> ConfigError:
+    """A setting that cannot hold."""
     return ConfigError("plan.value", f"privacy plan: {key}: {reason}", remedy=remedy, key=key)

@@ -28,7 +28,8 @@ from tacit.party.coordinates import server_rule
 from tacit.party.job import JobSpec
 from tacit.policy.cedar import UNBOUNDED_EPSILON
 from tacit.policy.schema import FeatureColumn, Schema
-from tacit.privacy.plan import Plan, sample_bound
+from tacit.privacy.calibration import sample_bound
+from tacit.privacy.plan import Plan
 from tacit.secagg.masked import cohort_digest, round_context
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.store import MemoryStore

@@ -1,0 +1,41 @@
+"""What privacy costs: noise by variance, and the accountant, against central noise and in seconds.
+
+    .venv/bin/python benchmarks/privacy.py --json privacy.json
+
+Medians on one core. Noise as a helper takes it off its mask sum: ``secagg.py``.
+"""
+
+from __future__ import annotations
+
+from support import accounting, kernels
+from support.machine import Parts, describe, measure, options, report
+
+VARIANCES = (10**4, 10**6, 10**8, 10**10, 10**12, 10**14)
+
+
+def full() -> Parts:
+    """The sizes for which the targets hold."""
+    return {
+        "noise": lambda: kernels.sampler(VARIANCES, 10**6),
+        "accounting": lambda: accounting.rows(accounting.SETTINGS, repeats=3),
+    }
+
+
+def quick() -> Parts:
+    """Sizes that show that everything runs; the figures mean nothing."""
+    return {
+        "noise": lambda: kernels.sampler(VARIANCES[:2], 10**4),
+        "accounting": lambda: accounting.rows(accounting.SETTINGS[:1], repeats=1),
+    }
+
+
+def main() -> None:
+    """Measures, prints a table, writes JSON."""
+    chosen = options(__doc__).parse_args()
+    machine = describe()
+    parts = quick() if chosen.quick else full()
+    report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)
+
+
+if __name__ == "__main__":
+    main()
