@@ -58,7 +58,8 @@ SHARP_MASS = 2**20
 """Normalised values, below 14, become integers below 2**20: their products stay below 2**40."""
 
 SHARPNESS = 0.75
-"""The overlap of windows is undone by its inverse to this power: 0.5 would make windows orthonormal."""
+"""The overlap of windows is undone by its inverse to this power: 0.5 would make windows orthonormal.
+Of 0.5, 0.75 and 1 it trained best, with noise, on a validation part of Fashion-MNIST."""
 
 OVERLAP_FLOOR = 0.15
 """Added to the overlap's eigenvalues along an axis, of mean 1: finest detail is not all blown up."""
