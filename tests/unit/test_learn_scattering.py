@@ -23,7 +23,7 @@ def stripes(size, vertical):
 
 @pytest.mark.parametrize("size", [(28, 28), (8, 12)])
 def test_no_sum_can_leave_the_exact_integers(size):
-    for matrix, levels in zip(scattering._operators(*size), LEVELS, strict=True):
+    for matrix, levels in zip(scattering._operators(*size)[:5], LEVELS, strict=True):
         weights = matrix.astype(np.float64)
         assert (weights == np.rint(weights)).all()
         assert levels * np.abs(weights).sum(axis=0).max() <= EXACT
@@ -31,7 +31,7 @@ def test_no_sum_can_leave_the_exact_integers(size):
 
 def test_sums_are_those_of_integer_arithmetic():
     rng = np.random.default_rng(0)
-    for matrix, levels in zip(scattering._operators(16, 16), LEVELS, strict=True):
+    for matrix, levels in zip(scattering._operators(16, 16)[:5], LEVELS, strict=True):
         values = rng.integers(0, levels + 1, (70, len(matrix)))
         values[0] = np.where(matrix[:, 0] > 0, levels, 0)  # the largest sum that there is
         exact = values @ matrix.astype(np.int64)
@@ -81,12 +81,39 @@ def test_features_hardly_change_when_the_image_moves_by_a_pixel():
     assert features[0] @ features[2] < 0.8
 
 
-def test_every_group_is_centred():
-    images = np.random.default_rng(2).random((3, 256))
-    groups = Scattering(16, 16).apply(images).reshape(3, CHANNELS // scattering.GROUP, -1)
-    assert np.abs(groups.sum(axis=2)).max() < 1e-12
-    energy = (groups**2).sum(axis=2) * len(groups[0])
-    assert energy == pytest.approx(np.ones_like(energy), abs=0.05)
+def test_every_group_is_centred_and_equal_before_sharpening():
+    pooled = np.random.default_rng(2).integers(0, 2**12, (3, CHANNELS, 16)).astype(float)
+    rows = scattering._normalised(pooled, np.eye(16))
+    groups = rows.reshape(3, CHANNELS // scattering.GROUP, -1)
+    assert np.abs(groups.sum(axis=2)).max() < 1e-4
+    energy = (groups**2).sum(axis=2) * groups.shape[1]
+    assert energy == pytest.approx(np.ones_like(energy), abs=1e-4)
+
+
+def test_a_flat_group_is_not_blown_up():
+    pooled = np.full((1, CHANNELS, 4), 100.0)
+    pooled[0, ::2] += 1000.0
+    pooled[0, :3] = 100.0
+    pooled[0, 0, 0] = 101.0
+    rows = scattering._normalised(pooled, np.eye(4)).reshape(CHANNELS // scattering.GROUP, -1)
+    energy = (rows**2).sum(axis=1)
+    assert 0.0 < energy[0] < 0.01 * energy[1]
+
+
+def test_sharpening_undoes_most_of_the_overlap():
+    bells = scattering._bells(28, scattering.CELL)
+    overlap = np.kron(bells.T @ bells, bells.T @ bells)
+    sharpening = scattering._sharpening((28, 28))
+    after = sharpening @ overlap @ sharpening
+
+    def spread(matrix):
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        return eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+
+    assert (sharpening == np.rint(sharpening)).all()
+    assert np.abs(sharpening).sum(axis=0).max() <= scattering.SHARP_MASS
+    assert spread(overlap) < 20
+    assert spread(after) > 30
 
 
 def test_contrast_hardly_matters():
@@ -111,7 +138,7 @@ def test_shapes_and_types():
 def test_the_features_are_the_same_on_every_machine():
     assert (
         Scattering(8, 8).digest.hex()
-        == "e671671089fb9afd3f7a3ad1f87272fe3478f80f5a1e6a3161a973da225e86c4"
+        == "3e0d06dbdd9850346ef0110278c78b3635303cb8333dc830801a1ca530fe8835"
     )
     assert Scattering(8, 8).digest != Scattering(8, 12).digest
 
