@@ -229,5 +229,5 @@ def _show_results(figures: Path, plot: Path | None, federation: Path, screen: Sc
     screen.line(f"evidence  {run / 'bundle.zip'}")
     screen.line("")
     screen.line(f"{tacit} verify {run / 'bundle.zip'} --trust {run / 'trust.json'}")
-    screen.line(f"{tacit} budget {federation / 'sites'}/*")
+    screen.line(f"{tacit} budget show {federation / 'sites'}/*")
     screen.line(f"{tacit} init my-federation")
