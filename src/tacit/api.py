@@ -15,8 +15,10 @@ from tacit.evidence.report import Report
 from tacit.evidence.trust import Trust
 from tacit.evidence.verify import verify_bundle
 from tacit.learn.code import LoadedModel
+from tacit.outcome import Outcome
 from tacit.party.job import JobSpec
-from tacit.session import Outcome, Session
+from tacit.privacy.statement import PrivacyStatement
+from tacit.session import Session
 from tacit.show import progress
 from tacit.types import Digest
 
@@ -140,6 +142,11 @@ class Run:
     def epsilon(self) -> float | None:
         """Epsilon of the run against the planned coalition; None without differential privacy."""
         return self.outcome.epsilon
+
+    @property
+    def privacy(self) -> PrivacyStatement:
+        """What epsilon means: unit, neighbours, against whom, what is assumed; ``privacy.lines()``."""
+        return self.outcome.privacy
 
     @property
     def coalitions(self) -> tuple[float, ...]:

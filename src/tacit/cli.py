@@ -145,6 +145,12 @@ def _add_budget(commands: Any) -> None:
         inner=True,
     )
     _add_sites(history)
+    plan = _command(
+        inner, "plan", _budget_plan, "show which noise, rounds and accuracy it buys", inner=True
+    )
+    _add_job(plan)
+    plan.add_argument("--epsilon", type=float, help="epsilon to plan for (default: the job's)")
+    plan.add_argument("--plot", type=Path, metavar="FILE", help="draw accuracy over rounds (PNG)")
     heads = _command(
         inner, "heads", _budget_heads, "show what parties remember of others' budgets", inner=True
     )
@@ -270,6 +276,36 @@ def _budget_history(options: argparse.Namespace) -> int:
     from tacit.budget import history  # noqa: PLC0415
 
     history(_sites(options.sites), as_json=options.json)
+    return 0
+
+
+def _budget_plan(options: argparse.Namespace) -> int:
+    from tacit.api import default_sites  # noqa: PLC0415
+    from tacit.planning import draw_plan, plan_budget, show_plan  # noqa: PLC0415
+    from tacit.session import Progress  # noqa: PLC0415
+    from tacit.show import progress  # noqa: PLC0415
+
+    job = _job(options.job)
+    sites = options.sites if options.sites is not None else default_sites(job.folder)
+    with progress(quiet=options.json, label="planning") as tell:
+        plan = plan_budget(
+            job.spec,
+            job.folder,
+            sites,
+            options.epsilon,
+            on_progress=lambda done, of: tell(Progress(done, of, {})),
+        )
+    if options.json:
+        print(json.dumps(plan.record(), indent=2))
+    else:
+        show_plan(plan)
+    if options.plot is None:
+        return 0
+    if not draw_plan(plan, options.plot):
+        print("no plot: matplotlib is not installed (pip install 'tacit[demo]')", file=sys.stderr)
+        return FAILED
+    if not options.json:
+        print(f"plot: {options.plot}")
     return 0
 
 

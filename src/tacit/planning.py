@@ -39,6 +39,7 @@ MOST_ROUNDS = 500
 """Above so many the estimate is left out: it would take too long for a question."""
 
 LEAST_RECORDS = 20
+LEAST_EPSILON, MOST_EPSILON = 0.02, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,13 @@ def plan_budget(
         )
     opened = Federation.open(job, base, sites)
     asked = job.privacy.epsilon if epsilon is None else epsilon
+    if not LEAST_EPSILON <= asked <= MOST_EPSILON:
+        raise ConfigError(
+            "plan.epsilon",
+            f"an epsilon of {asked:g} cannot be planned for",
+            remedy=f"choose one from {LEAST_EPSILON:g} to {MOST_EPSILON:g}",
+            key="epsilon",
+        )
     clients = tuple(sorted(opened.sites))
     helpers = len(choose_helpers(job, clients))
     trained, tested = _halves(opened.evaluation)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rfc8785
@@ -19,14 +18,15 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tacit.engine.folder import FolderSource, SiteFolder, World, party_ports
-from tacit.engine.local import LocalEngine, Tap, Traffic
-from tacit.errors import ConfigError, RoundAborted, TacitError
+from tacit.engine.local import LocalEngine, Tap
+from tacit.errors import ConfigError, RoundAborted
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.report import default_required
 from tacit.evidence.trust import Trust
 from tacit.files import make_folder, read_limited, write_atomic
 from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.feature_map import FeatureMap
+from tacit.outcome import Outcome
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
@@ -36,13 +36,13 @@ from tacit.party.terms import PROTOCOLS, Terms, check_cohort, check_sizes, choos
 from tacit.party.workload import TrainingData, Workload
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
-from tacit.privacy.plan import Plan
+from tacit.privacy.statement import make_statement
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import open_message
 from tacit.wire.messages import Manifest, Offer
 
-__all__ = ["Federation", "Outcome", "Progress", "RunPlace", "Session"]
+__all__ = ["Federation", "Progress", "RunPlace", "Session"]
 
 RUN_NAME_DIGITS = 12
 EVALUATIONS = 50
@@ -57,58 +57,6 @@ class Progress:
     round: int
     rounds: int
     metrics: dict[str, float]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run left behind."""
-
-    run_id: str
-    folder: Path
-    complete: bool
-    rounds: int
-    epsilon: float | None
-    delta: float | None
-    coalitions: tuple[float, ...]
-    metrics: dict[str, float]
-    history: list[tuple[int, dict[str, float]]]
-    spent: dict[str, float]
-    traffic: Traffic
-    failure: TacitError | None = None
-    own_models: dict[str, Path] = field(default_factory=dict)
-    """Of sites with local layers: the whole model, in the site's own folder."""
-
-    @property
-    def bundle(self) -> Path:
-        """The evidence bundle."""
-        return self.folder / "bundle.zip"
-
-    @property
-    def model(self) -> Path:
-        """The released parameters, safetensors."""
-        return self.folder / "model.safetensors"
-
-    def record(self) -> dict[str, Any]:
-        """What ``result.json`` holds; decimals as text."""
-        return {
-            "version": 1,
-            "run": self.run_id,
-            "status": "complete" if self.complete else "partial",
-            "rounds": self.rounds,
-            "epsilon": None if self.epsilon is None else repr(self.epsilon),
-            "delta": None if self.delta is None else repr(self.delta),
-            "epsilon_by_coalition": [repr(value) for value in self.coalitions],
-            "metrics": {name: repr(value) for name, value in self.metrics.items()},
-            "history": [
-                {"round": number, **{name: repr(value) for name, value in metrics.items()}}
-                for number, metrics in self.history
-            ],
-            "spent": {site: repr(value) for site, value in self.spent.items()},
-            "bytes_sent": dict(self.traffic.sent),
-            "bytes_received": dict(self.traffic.received),
-            "own_models": {site: str(path) for site, path in self.own_models.items()},
-            "failure": self.failure.diagnostics() if self.failure is not None else None,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,16 +273,16 @@ class Session:
     def _conclude(self, engine: LocalEngine) -> Outcome:
         coordinator, terms = self.coordinator, self.coordinator.terms
         complete = bool(coordinator.durable.number("complete"))
-        plan = terms.plan
-        private = plan.unit != "none"
         outcome = Outcome(
             run_id=terms.run_id,
             folder=self.folder,
             complete=complete,
             rounds=coordinator.chain.completed,
-            epsilon=plan.epsilon() if private else None,
-            delta=plan.delta if private else None,
-            coalitions=_coalitions(plan),
+            privacy=make_statement(
+                terms.plan,
+                tuning=terms.job.privacy.tuning,
+                public_data=self._public_data(),
+            ),
             metrics=self._metrics(),
             history=self.history,
             spent={name: site.spent_on(terms.run_id) for name, site in self.sites.items()},
@@ -348,6 +296,12 @@ class Session:
         write_atomic(self.folder / "result.json", rfc8785.dumps(outcome.record()))
         self._write_bundle(outcome, model)
         return outcome
+
+    def _public_data(self) -> tuple[str, ...]:
+        """The public data that the result rests on, by name."""
+        chain = self.coordinator.chain
+        evaluation = f"{self.coordinator.terms.job.evaluation.contract} (evaluation)"
+        return (*chain.workload.model.feature_map.public_data, evaluation)
 
     def _write_own_models(self, outcome: Outcome) -> None:
         """Gives every site with local layers the whole model, in its own folder."""
@@ -514,13 +468,6 @@ class Federation:
 def _tensors(theta: NDArray[np.float64], run: str) -> bytes:
     """A model file, safetensors."""
     return safetensors.numpy.save({"theta": np.ascontiguousarray(theta)}, metadata={"run": run})
-
-
-def _coalitions(plan: Plan) -> tuple[float, ...]:
-    """Epsilon against 0, 1, ... colluding helpers; empty without differential privacy."""
-    if plan.unit == "none":
-        return ()
-    return tuple(plan.epsilon(colluding=count) for count in range(plan.helpers))
 
 
 def _leader(roster: Roster) -> PartyName:

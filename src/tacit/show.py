@@ -17,7 +17,8 @@ from rich.text import Text
 
 from tacit.errors import TacitError
 from tacit.evidence.report import Report
-from tacit.session import Outcome, Progress
+from tacit.outcome import Outcome
+from tacit.session import Progress
 
 __all__ = [
     "coalition_table",
@@ -132,14 +133,17 @@ def show_run(outcome: Outcome) -> None:
     metrics = _with_deviations(outcome.metrics)
     rows = [("status", status), ("rounds with a result", str(outcome.rounds)), *metrics]
     if outcome.epsilon is not None:
-        rows.append(("epsilon (planned coalition)", f"{outcome.epsilon:.4f}"))
+        rows.append(("epsilon", f"{outcome.epsilon:.4f}"))
         rows.append(("delta", f"{outcome.delta:g}"))
+        rows.append(("unit of privacy", outcome.privacy.unit))
     rows += [("model", str(outcome.model)), ("evidence", str(outcome.bundle))]
     out.print(table(f"Run {outcome.run_id[:12]}", ("what", "value"), rows))
     if outcome.coalitions:
         out.print(coalition_table(outcome))
         if math.inf in outcome.coalitions:
             out.print("inf: with aggregation.min_helpers so many may be all the helpers of a round")
+    for line in outcome.privacy.lines():
+        out.print(plain(f"- {line}"))
     if outcome.own_models:
         places = ", ".join(str(path) for path in outcome.own_models.values())
         out.print(plain(f"with its own local layers, every site has its own model: {places}"))

@@ -12,7 +12,10 @@ from tacit import show
 from tacit.engine.local import Traffic
 from tacit.errors import ConfigError
 from tacit.evidence.report import CLAIMS, Claim, Report, Status
-from tacit.session import Outcome, Progress
+from tacit.outcome import Outcome
+from tacit.privacy.calibration import make_plan
+from tacit.privacy.statement import make_statement
+from tacit.session import Progress
 
 HOSTILE = "[/x] [bold]\x1b[2J\x07"
 
@@ -73,18 +76,33 @@ def test_a_metric_shows_the_deviation_of_its_noise(capsys):
 
 @pytest.mark.parametrize("last", [1.5, math.inf])
 def test_what_an_infinite_epsilon_means_is_said(screen, tmp_path, last):
+    plan = make_plan(
+        unit="record",
+        epsilon=0.9,
+        delta=1e-5,
+        clip_norm=1.0,
+        sampling_rate=0.5,
+        expected_units=100,
+        rounds=3,
+        helpers=3,
+        min_helpers=2 if math.isinf(last) else 3,
+        max_colluding=1,
+        own_noise=False,
+        dimension=3,
+    )
     outcome = Outcome(
         run_id="ab" * 32,
         folder=tmp_path,
         complete=True,
         rounds=1,
-        epsilon=0.9,
-        delta=1e-5,
-        coalitions=(0.8, 0.9, last),
+        privacy=make_statement(plan),
         metrics={},
         history=[],
         spent={},
         traffic=Traffic(),
     )
     show.show_run(outcome)
-    assert ("min_helpers" in screen.getvalue()) == math.isinf(last)
+    shown = screen.getvalue()
+    assert ("inf: with aggregation.min_helpers" in shown) == math.isinf(last)
+    for fact in ("Neighbours: one record", "Promised against: the leader", "dp-accounting"):
+        assert fact in shown

@@ -11,9 +11,10 @@ from tacit.connect import SanitisedBatch
 from tacit.demo.scoreboard import Score
 from tacit.engine.folder import FolderSource, SiteFolder, World
 from tacit.engine.local import Tap
+from tacit.outcome import Outcome
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Contract
-from tacit.session import Outcome, Session
+from tacit.session import Session
 from tacit.types import PartyName
 
 __all__ = [

@@ -1,0 +1,96 @@
+"""What a run left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tacit.engine.local import Traffic
+from tacit.errors import TacitError
+from tacit.privacy.statement import PrivacyStatement
+
+__all__ = ["Outcome"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A run's result, and what it may be said to protect.
+
+    Args:
+        run_id: Run id, 64 hexadecimal digits.
+        folder: Where everything lies.
+        complete: Whether the run ended as planned.
+        rounds: Rounds with a result.
+        privacy: What its epsilon means.
+        metrics: Of the released model.
+        history: Metrics by round.
+        spent: Epsilon charged, by site.
+        traffic: Bytes, by party.
+        failure: Why it is not complete.
+        own_models: Of sites with local layers: the whole model, in the site's own folder.
+    """
+
+    run_id: str
+    folder: Path
+    complete: bool
+    rounds: int
+    privacy: PrivacyStatement
+    metrics: dict[str, float]
+    history: list[tuple[int, dict[str, float]]]
+    spent: dict[str, float]
+    traffic: Traffic
+    failure: TacitError | None = None
+    own_models: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def private(self) -> bool:
+        """Whether the run has differential privacy."""
+        return self.privacy.unit != "none"
+
+    @property
+    def epsilon(self) -> float | None:
+        """Epsilon against whom the statement names; None without differential privacy."""
+        return self.privacy.epsilon if self.private else None
+
+    @property
+    def delta(self) -> float | None:
+        """Delta of the run; None without differential privacy."""
+        return self.privacy.delta if self.private else None
+
+    @property
+    def coalitions(self) -> tuple[float, ...]:
+        """Epsilon against 0, 1, ... helpers who pool what they know, but for all of them together."""
+        return self.privacy.coalitions[:-1] if self.private else ()
+
+    @property
+    def bundle(self) -> Path:
+        """The evidence bundle."""
+        return self.folder / "bundle.zip"
+
+    @property
+    def model(self) -> Path:
+        """The released parameters, safetensors."""
+        return self.folder / "model.safetensors"
+
+    def record(self) -> dict[str, Any]:
+        """What ``result.json`` holds; decimals as text."""
+        return {
+            "version": 1,
+            "run": self.run_id,
+            "status": "complete" if self.complete else "partial",
+            "rounds": self.rounds,
+            "epsilon": None if self.epsilon is None else repr(self.epsilon),
+            "delta": None if self.delta is None else repr(self.delta),
+            "privacy": self.privacy.to_record(),
+            "metrics": {name: repr(value) for name, value in self.metrics.items()},
+            "history": [
+                {"round": number, **{name: repr(value) for name, value in metrics.items()}}
+                for number, metrics in self.history
+            ],
+            "spent": {site: repr(value) for site, value in self.spent.items()},
+            "bytes_sent": dict(self.traffic.sent),
+            "bytes_received": dict(self.traffic.received),
+            "own_models": {site: str(path) for site, path in self.own_models.items()},
+            "failure": self.failure.diagnostics() if self.failure is not None else None,
+        }
