@@ -49,7 +49,9 @@ class CheckResult:
             "job": self.terms.job.name,
             "passed": self.passed,
             "epsilon": repr(plan.epsilon()) if private else None,
+            "charged": repr(plan.charge()) if private else None,
             "delta": repr(plan.delta) if private else None,
+            "unit": plan.unit,
             "rounds": plan.rounds,
             "dimension": self.terms.manifest.dimension,
             "sites": [
@@ -115,7 +117,12 @@ def show_check(result: CheckResult) -> None:
         out.print("[bold yellow]the run can start, WITHOUT differential privacy[/]")
         return
     out.print(
-        f"[bold green]the run can start[/]; its price is epsilon {plan.epsilon():.4f} at delta "
-        f"{plan.delta:g} per site, against outsiders, the leader and up to {plan.max_colluding} "
-        "colluding " + ("helper" if plan.max_colluding == 1 else "helpers")
+        f"[bold green]the run can start[/]; its price is epsilon {plan.charge():.4f} at delta "
+        f"{plan.delta:g} per site, for one {plan.unit}, against outsiders, the leader and up to "
+        f"{plan.max_colluding} colluding " + ("helper" if plan.max_colluding == 1 else "helpers")
     )
+    if plan.charge() > plan.epsilon():
+        out.print(
+            f"against holders of the released models, who do not see the cohorts, epsilon is "
+            f"{plan.epsilon():.4f}"
+        )

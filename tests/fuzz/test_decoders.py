@@ -62,6 +62,8 @@ def test_random_bytes_raise_only_documented_errors(target, data):
         pytest.param("schema", b'"lower":"0.0"', b'"lower":' + b"1" * 400, id="a huge bound"),
         pytest.param("job", b'"east"', b'"\\ud800"', id="a lone surrogate"),
         pytest.param("job", b'"min_cohort":3', b'"min_cohort":%d' % 2**60, id="no JSON integer"),
+        pytest.param("stored-settlement", b'"run":"' + b"ab" * 32 + b'"', b'"run":{}', id="a run"),
+        pytest.param("stored-charge", b'"round":1', b'"round":true', id="a round"),
         pytest.param(
             "stored-settlement", b'"epsilon":"0.5"', b'"epsilon":"1E-9999"', id="no float"
         ),

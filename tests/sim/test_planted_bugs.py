@@ -194,7 +194,7 @@ BUGS = {
     ),
     "a budget that went back is taken": Bug(
         "budget-heads",
-        ((heads.compare_heads, "if then != known.at(known.count):", "if False:"),),
+        ((heads._standing, "if then != known.at(known.count):", "if False:"),),
         "restored-budget",
     ),
     "what was spent may be released": Bug(

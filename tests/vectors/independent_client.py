@@ -327,19 +327,19 @@ def standing(known: Heads | None, shown: Heads, spent: list[int]) -> str:
         raise ValueError("budget.head")
     if [number for number in window if number in shown.released] != shown.released:
         raise ValueError("budget.head")
-    if set(shown.released) & set(spent):
-        raise ValueError("budget.refunded")
-    if known is None or known.reservations == 0:
-        return "first"
-    if count < known.reservations:
+    word = "first"
+    if known is not None and known.reservations > count:
+        word = "repeated"
         if count == 0 or shown.at(count) != known.at(count):
             raise ValueError("budget.rolled-back")
-        return "repeated"
-    if shown.at(known.reservations) is None:
-        return "unprovable"
-    if shown.at(known.reservations) != known.at(known.reservations):
-        raise ValueError("budget.forked")
-    return "continued"
+    elif known is not None and known.reservations > 0:
+        then = shown.at(known.reservations)
+        word = "unprovable" if then is None else "continued"
+        if then not in (None, known.at(known.reservations)):
+            raise ValueError("budget.forked")
+    if set(shown.released) & set(spent):
+        raise ValueError("budget.refunded")
+    return word
 
 
 def meet(

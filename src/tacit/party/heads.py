@@ -69,8 +69,13 @@ def compare_heads(
             "others that they were released",
             party=site,
         )
+    standing = _standing(site, known, shown)
     if not set(spent).isdisjoint(shown.released):
         raise _went_back("budget.refunded", site, known, shown)
+    return standing
+
+
+def _standing(site: PartyName, known: Heads | None, shown: Heads) -> Standing:
     if known is None or not known.count:
         return "first"
     if shown.count < known.count:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-import rfc8785
-
 from tacit.errors import VerificationError
 from tacit.types import Digest, Milliseconds, Store
 
@@ -24,6 +22,13 @@ __all__ = ["WINDOW", "Account", "Entry", "Heads", "Journal", "Kind", "Record"]
 SPACE = "budget"
 HEAD = "head"
 VERSION = 1
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+"""Equal to RFC 8785 for records: no floats, integers below 2^53, keys in ASCII."""
+
+TYPES: dict[type, tuple[str, ...]] = {
+    str: ("kind", "run", "population", "purpose", "unit", "epsilon", "delta", "previous"),
+    int: ("version", "sequence", "round", "time"),
+}
 DOMAIN = b"tacit budget v1\x00"
 EMPTY = Digest(bytes(32))
 ZERO = Decimal(0)
@@ -261,49 +266,43 @@ def _follow(entry: Entry | None, record: Record) -> Entry:
 
 
 def _encode(record: Record, index: int, previous: Digest) -> bytes:
-    return rfc8785.dumps(
-        {
-            "version": VERSION,
-            "sequence": index,
-            "previous": previous.hex(),
-            "kind": record.kind,
-            "run": record.run,
-            "population": record.account.population,
-            "purpose": record.account.purpose,
-            "unit": record.account.unit,
-            "epsilon": str(record.epsilon),
-            "delta": str(record.delta),
-            "round": record.round_number,
-            "time": int(record.time),
-        }
-    )
+    content = {
+        "version": VERSION,
+        "sequence": index,
+        "previous": previous.hex(),
+        "kind": record.kind,
+        "run": record.run,
+        "population": record.account.population,
+        "purpose": record.account.purpose,
+        "unit": record.account.unit,
+        "epsilon": str(record.epsilon),
+        "delta": str(record.delta),
+        "round": record.round_number,
+        "time": record.time,
+    }
+    return CANONICAL.encode(content).encode()
 
 
 def _decode(data: bytes) -> tuple[Record, tuple[int, Digest]]:
     """A record and its place; strict: what ``_encode`` did not write stops everything."""
     try:
         content: dict[str, Any] = json.loads(data)
-        account = Account(content["population"], content["purpose"], content["unit"])
-        record = Record(
-            kind=content["kind"],
-            run=content["run"],
-            account=account,
-            epsilon=Decimal(content["epsilon"]),
-            delta=Decimal(content["delta"]),
-            round_number=content["round"],
-            time=content["time"],
-        )
-        place = (content["sequence"], Digest(bytes.fromhex(content["previous"])))
-        if (
-            _encode(record, *place) == data
-            and record.kind in get_args(Kind)
-            and _is_amount(record.epsilon)
-            and _is_amount(record.delta)
-        ):
-            return record, place
+        if all(type(content[name]) is kind for kind, names in TYPES.items() for name in names):
+            account = Account(content["population"], content["purpose"], content["unit"])
+            record = Record(
+                kind=content["kind"],
+                run=content["run"],
+                account=account,
+                epsilon=Decimal(content["epsilon"]),
+                delta=Decimal(content["delta"]),
+                round_number=content["round"],
+                time=content["time"],
+            )
+            place = (content["sequence"], Digest(bytes.fromhex(content["previous"])))
+            amounts = _is_amount(record.epsilon) and _is_amount(record.delta)
+            if amounts and record.kind in get_args(Kind) and _encode(record, *place) == data:
+                return record, place
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
-        pass
-    except rfc8785.CanonicalizationError:
         pass
     raise _damaged("a record is not one that this version wrote")
 
