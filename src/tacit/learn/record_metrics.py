@@ -69,6 +69,11 @@ class MetricCode:
         """
         return np.concatenate([self._shortened(gradients), self.code(assessed)], axis=1)
 
+    def factors(self, norms: Floats) -> Floats:
+        """By how much gradients of these norms, ``float64[n]``, are shortened to ``gradient_norm``."""
+        with np.errstate(all="ignore"):  # what is not finite is the encoder's business
+            return np.minimum(1.0, self.gradient_norm / norms)
+
     def code(self, assessed: Floats) -> Floats:
         """The coordinates of records, ``float64[n, 2]``; a loss that is no number counts as large."""
         coded = np.empty((len(assessed), COORDINATES))
