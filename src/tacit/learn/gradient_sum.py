@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.learn.linear import LinearHead
+from tacit.learn.memory import keep_freed_memory
 from tacit.learn.models import Features, Labels, Model
 from tacit.learn.record_metrics import COORDINATES, MetricCode
 from tacit.privacy.integers import encode_records
@@ -65,6 +66,7 @@ def record_sum(  # noqa: PLR0913 - records, selection and public parameters are 
     n = len(x)
     if x.ndim != 2 or y.shape != (n,) or selected.shape != (n,) or micro_batch < 1:
         raise ValueError("x is [n, k], y and selected are [n], micro_batch is at least 1")
+    keep_freed_memory()
     encoding = _Encoding(clip_norm, grid, metrics)
     chosen = np.flatnonzero(selected)
     total = np.zeros(model.dimension + (COORDINATES if metrics is not None else 0), dtype=np.int64)

@@ -22,6 +22,7 @@ from tacit.learn.gradient_sum import record_sum
 from tacit.learn.layout import Layout
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import evaluate
+from tacit.learn.models import Features
 from tacit.learn.server import ServerRule, ServerState
 from tacit.party.coordinates import (
     gradient_of,
@@ -48,9 +49,9 @@ LOCAL_SEED = b"tacit local layers"
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Scaled features ``float64[n, k]`` and class indices ``int64[n]`` of one site; memory only."""
+    """Scaled features ``float64[n, k]`` or ``float32`` and class indices ``int64[n]``; memory only."""
 
-    features: Floats
+    features: Features
     labels: NDArray[np.int64]
 
     def __repr__(self) -> str:
