@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tacit.learn.memory import keep_freed_memory
 from tacit.learn.models import Features, Labels, Model
 
 __all__ = ["LocalSettings", "local_update"]
@@ -64,6 +65,7 @@ def local_update(
     """
     if not len(x):
         raise ValueError("local training needs at least one record")
+    keep_freed_memory()
     order = np.random.Generator(np.random.PCG64(int.from_bytes(entropy_seed, "little")))
     local = theta.copy()
     for _ in range(settings.epochs):

@@ -177,8 +177,8 @@ class LogisticRegression:
 
     def _inputs(self, x: Features) -> IntegerRows:
         """Features and a one for the bias."""
-        inputs = np.ones((len(x), self._features + 1))
-        inputs[:, :-1] = x
+        inputs = np.empty((len(x), self._features + 1))
+        inputs[:, :-1], inputs[:, -1] = x, 1.0
         return IntegerRows.of(inputs)
 
     def _logits(self, theta: Floats, x: Features) -> Floats:
