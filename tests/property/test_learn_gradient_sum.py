@@ -159,3 +159,18 @@ def test_a_record_that_is_not_finite_silences_its_entity_and_nothing_else():
     one = unit_sum(model, theta, records, np.array([[2, -1]]), RowCode.of(1.0), encoding)
     assert (both == one).all()
     assert one.any()
+
+
+def test_padding_changes_nothing_but_the_work():
+    rng = np.random.default_rng(5)
+    model, theta = LogisticRegression(6, 3), rng.normal(size=21)
+    records = rng.normal(size=(50, 6)), rng.integers(0, 3, 50)
+    groups = np.where(rng.random(50) < 0.2, np.arange(50), -1)[:, None]
+    sums = [
+        unit_sum(
+            model, theta, records, groups, RowCode.of(0.5), Encoding(0.5, 2.0**-24, 4, 1.0, padded)
+        )
+        for padded in (True, False)
+    ]
+    assert sums[0].any()
+    assert (sums[0] == sums[1]).all()

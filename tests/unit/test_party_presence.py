@@ -221,12 +221,12 @@ def test_a_look_is_drawn_among_operators_not_clients(tmp_path):
     aggregate = made.read(start).body.previous
     entropy = dataclasses.replace(site.ports, entropy=Fixed(drawn))
     site.ports, site.roster = entropy, TwoOperators(site.roster.federation, site.roster.members)
-    assert site._looks.owed(made.terms, aggregate, made.clock()) is not None
+    assert site._looks.owed(made.terms, aggregate, "sampled", made.clock()) is not None
     site.ports = dataclasses.replace(site.ports, entropy=Fixed((2**63).to_bytes(8, "big")))
     with site.ports.store.transaction():
         site.state(made.terms.run_id).delete("readd-owed")
         site.state(made.terms.run_id).delete("readd")
-    assert site._looks.owed(made.terms, aggregate, made.clock()) is None
+    assert site._looks.owed(made.terms, aggregate, "sampled", made.clock()) is None
 
 
 class Fixed:

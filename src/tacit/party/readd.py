@@ -18,7 +18,9 @@ from tacit.wire.codec import decode, encode
 from tacit.wire.envelope import Envelope, Received, check_chunks, digest, split_chunks
 from tacit.wire.messages import Aggregate, Kept, KeptRequest, MaskSum, Upload
 
-__all__ = ["Looks", "Readd", "part_of"]
+__all__ = ["Looks", "Readd", "Resum", "part_of"]
+
+Resum = Literal["never", "sampled", "always"]
 
 
 class Readd:
@@ -165,21 +167,25 @@ class Looks:
 
     Args:
         party: The site.
-        wish: ``limits.resum`` of the site.
     """
 
-    def __init__(self, party: Party, wish: Literal["never", "sampled", "always"]) -> None:
+    def __init__(self, party: Party) -> None:
         self._party = party
-        self._wish = wish
 
     def owed(
-        self, terms: Terms, aggregate: Aggregate | None, now: Milliseconds
+        self, terms: Terms, aggregate: Aggregate | None, wish: Resum, now: Milliseconds
     ) -> tuple[Aggregate, Digest] | None:
         """The aggregate that must be added up before the site trains on it: drawn once for each.
 
         What is owed stays owed until it was done, whatever is published meanwhile.
+
+        Args:
+            terms: The run.
+            aggregate: What the leader published last; None before the first.
+            wish: ``limits.resum`` of the site.
+            now: The time to record.
         """
-        state, wish = self._party.state(terms.run_id), self._wish
+        state = self._party.state(terms.run_id)
         owed = state.get("readd-owed")
         if owed is not None:
             context = Digest(state.get("readd-context") or b"")

@@ -84,7 +84,7 @@ class Site(Party):
         self._setup = setup
         self.budget = Budget(ports.store, setup.config.budget.limits())
         self._admission = Admission(self, setup, self.budget)
-        self._looks = Looks(self, setup.config.limits.resum)
+        self._looks = Looks(self)
         self._heads = PeerHeads(self)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
@@ -288,7 +288,8 @@ class Site(Party):
         self, message: Received, live: Live, model: ServerState, now: Milliseconds
     ) -> list[Envelope]:
         """Adds up first what this site owes a look; a leader cannot outwait it."""
-        owed = self._looks.owed(live.terms, message.body.previous, now)
+        wish = self._setup.config.limits.resum
+        owed = self._looks.owed(live.terms, message.body.previous, wish, now)
         if owed is None:
             return self._train(message, live, model, now)
         live.readd = Readd(self, live.terms, message, *owed)
