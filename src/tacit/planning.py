@@ -258,7 +258,10 @@ def draw_plan(plan: BudgetPlan, path: Path) -> bool:
             capsize=3,
             label=f"epsilon {epsilon:g}",
         )
+    rounds = sorted({choice.rounds for choice in plan.choices})
     axes.set_xscale("log", base=2)
+    axes.set_xticks(rounds, [str(count) for count in rounds])
+    axes.minorticks_off()
     axes.set_xlabel("rounds")
     axes.set_ylabel(f"expected accuracy ({plan.records} public records)")
     axes.set_title(f"Job '{plan.job}', unit {plan.unit}, delta {plan.delta:g}")
