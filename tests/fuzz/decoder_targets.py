@@ -240,6 +240,8 @@ def _plan_seeds() -> tuple[bytes, ...]:
         delta=1e-5,
         clip_norm=1.0,
         sampling_rate=0.5,
+        visible_sampling=False,
+        max_participations=0,
         expected_units=400,
         noise_multiplier=2.0,
         helpers=4,
@@ -250,7 +252,8 @@ def _plan_seeds() -> tuple[bytes, ...]:
         units_bound=400,
     )
     none = dataclasses.replace(record, unit="none", noise_multiplier=0.0, max_colluding=0)
-    return (record.canonical(), none.canonical())
+    client = dataclasses.replace(record, unit="client", visible_sampling=True, max_participations=2)
+    return (record.canonical(), none.canonical(), client.canonical())
 
 
 def record_targets() -> list[Target]:

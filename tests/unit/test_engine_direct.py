@@ -59,25 +59,25 @@ def test_without_noise_it_is_the_masked_run_bit_for_bit(tmp_path, job):
 )
 def test_the_noise_has_the_law_of_the_helpers_shares(tmp_path):
     """Rounds in which nobody is sampled: what the masked protocol sums is noise alone."""
-    job, sums = {"rounds": 40}, []
-    for number in range(4):
+    job, sums = {"rounds": 20}, []
+    for number in range(3):
         small = federation(tmp_path / str(number), job, seed=number)
         small.run()
         for name, data in small.leader.transcript.items().items():
             if name.endswith("/aggregate.bin"):
                 sums.append(np.frombuffer(data, dtype="<i4"))
     masked = np.concatenate(sums)
-    assert len(masked) == 4 * 40 * 3
+    assert len(masked) == 3 * 20 * 3
     plan = small.terms.plan
     direct = DirectRun(small.workload, plan, holders(small), SeededEntropy(2))
-    simulated = np.concatenate([direct.step() for _ in range(4000)])
+    simulated = np.concatenate([direct.step() for _ in range(2000)])
     assert stats.ks_2samp(masked, simulated).pvalue > 1e-3
     planted = DirectRun(
         small.workload, plan, holders(small), SeededEntropy(3), plan.guaranteed_variance
     )
-    fewer = np.concatenate([planted.step() for _ in range(4000)])
+    fewer = np.concatenate([planted.step() for _ in range(2000)])
     spread = [float(np.var(part)) / plan.total_variance(4) for part in (masked, simulated, fewer)]
-    assert spread[0] == pytest.approx(1.0, abs=0.23)  # 3.6 standard errors
+    assert spread[0] == pytest.approx(1.0, abs=0.38)  # 3.6 standard errors
     assert spread[1] == pytest.approx(1.0, abs=0.05)
     assert spread[2] == pytest.approx(0.75, abs=0.04)
 
