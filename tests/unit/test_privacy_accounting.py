@@ -78,7 +78,7 @@ def test_agrees_with_another_accountant(rate, ratio, rounds):
 def test_neither_under_reported_nor_loose(rate, ratio, rounds, delta):
     """Against a grid so much finer than our own that what is left of its pessimism does not matter."""
     one = privacy_loss_distribution.from_gaussian_mechanism(
-        ratio, value_discretization_interval=min(2e-5, rate / (16 * ratio)), sampling_prob=rate
+        ratio, value_discretization_interval=min(4e-5, rate / (16 * ratio)), sampling_prob=rate
     )
     finer = one.self_compose(rounds).get_epsilon_for_delta(delta)
     found = epsilon(noise_ratio=ratio, sampling_rate=rate, rounds=rounds, delta=delta)
