@@ -287,6 +287,12 @@ def _budget_plan(options: argparse.Namespace) -> int:
 
     job = _job(options.job)
     sites = options.sites if options.sites is not None else default_sites(job.folder)
+    if options.plot is not None and not options.plot.resolve().parent.is_dir():
+        raise ConfigError(
+            "plan.plot",
+            f"there is no folder {options.plot.resolve().parent} for the plot",
+            remedy="name a file in a folder that exists",
+        )
     with progress(quiet=options.json, label="planning") as tell:
         plan = plan_budget(
             job.spec,

@@ -8,6 +8,7 @@ record is read and no budget is touched.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 
 from tacit.engine.direct import DirectRun
 from tacit.errors import ConfigError
+from tacit.files import write_atomic
 from tacit.learn.metrics import evaluate
 from tacit.party.job import JobSpec
 from tacit.party.terms import choose_helpers, plan_for
@@ -39,7 +41,9 @@ MOST_ROUNDS = 500
 """Above so many the estimate is left out: it would take too long for a question."""
 
 LEAST_RECORDS = 20
-LEAST_EPSILON, MOST_EPSILON = 0.02, 20.0
+LEAST_EPSILON, MOST_EPSILON = 0.01, 20.0
+MOST_JOB_ROUNDS = 10_000
+"""What a job file may ask for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,11 @@ class Choice:
     def record(self) -> dict[str, Any]:
         """For scripts; decimals as text."""
         values = dataclasses.asdict(self)
+        fits = not math.isnan(self.charged)
         return {
-            name: repr(value) if isinstance(value, float) else value
+            name: (repr(value) if fits or name == "epsilon" else None)
+            if isinstance(value, float)
+            else value
             for name, value in values.items()
         }
 
@@ -154,7 +161,10 @@ def plan_budget(
     helpers = len(choose_helpers(job, clients))
     trained, tested = _halves(opened.evaluation)
     grid = [
-        (asked * e, max(1, round(job.rounds * t))) for e in EPSILON_FACTORS for t in ROUND_FACTORS
+        (asked * e, max(1, round(job.rounds * t)))
+        for e in EPSILON_FACTORS
+        for t in ROUND_FACTORS
+        if LEAST_EPSILON <= asked * e <= MOST_EPSILON and job.rounds * t <= MOST_JOB_ROUNDS
     ]
     choices = []
     for done, (target, rounds) in enumerate(grid):
@@ -167,7 +177,8 @@ def plan_budget(
         except ConfigError:  # Noise and ring do not fit together there: other choices may.
             choices.append(Choice(target, rounds, math.nan, math.nan, math.nan, None, None))
             continue
-        choices.append(_choice(target, workload, plan, (trained, tested)))
+        kept = 1.0 - job.evaluation.holdout  # what is held out is not trained on
+        choices.append(_choice(target, workload, plan, (trained, tested), kept))
     on_progress(len(grid), len(grid))
     records = len(trained.labels)
     privacy = job.privacy
@@ -177,12 +188,11 @@ def plan_budget(
 def _with(job: JobSpec, epsilon: float, rounds: int) -> JobSpec:
     cap = job.privacy.max_participations
     privacy = {"epsilon": epsilon, "max_participations": cap and min(cap, rounds)}
-    evaluation = job.evaluation.model_copy(update={"holdout": 0.0, "patience": 0})
     return job.model_copy(
         update={
             "rounds": rounds,
             "privacy": job.privacy.model_copy(update=privacy),
-            "evaluation": evaluation,
+            "evaluation": job.evaluation.model_copy(update={"holdout": 0.0, "patience": 0}),
         }
     )
 
@@ -194,25 +204,31 @@ def _halves(data: TrainingData) -> tuple[TrainingData, TrainingData]:
 
 
 def _choice(
-    target: float, workload: Workload, plan: Plan, halves: tuple[TrainingData, TrainingData]
+    target: float,
+    workload: Workload,
+    plan: Plan,
+    halves: tuple[TrainingData, TrainingData],
+    kept: float,
 ) -> Choice:
     noise = math.sqrt(plan.total_variance(plan.helpers)) * plan.grid
     accuracy = spread = None
     if plan.rounds <= MOST_ROUNDS and len(halves[0].labels) >= LEAST_RECORDS:
-        found = [_estimate(workload, plan, halves) for _ in range(REPEATS)]
+        found = [_estimate(workload, plan, halves, kept) for _ in range(REPEATS)]
         accuracy, spread = statistics.fmean(found), statistics.stdev(found)
     return Choice(
         epsilon=target,
         rounds=plan.rounds,
         noise_multiplier=plan.noise_multiplier,
-        mean_noise=noise / plan.clip_norm / plan.divisor,
+        mean_noise=noise / plan.clip_norm / (plan.divisor * kept),
         charged=plan.charge(),
         accuracy=accuracy,
         spread=spread,
     )
 
 
-def _estimate(workload: Workload, plan: Plan, halves: tuple[TrainingData, TrainingData]) -> float:
+def _estimate(
+    workload: Workload, plan: Plan, halves: tuple[TrainingData, TrainingData], kept: float
+) -> float:
     """Accuracy of one simulated run, whose noise is as large against the mean as at the sites."""
     trained, tested = halves
     holders = [trained]
@@ -226,7 +242,7 @@ def _estimate(workload: Workload, plan: Plan, halves: tuple[TrainingData, Traini
         expected_units=units,
         units_bound=min(plan.units_bound, max(units, sample_bound(plan.sampling_rate * units))),
     )
-    share = units / plan.expected_units
+    share = units / (plan.expected_units * kept)
     variance = round(plan.total_variance(plan.helpers) * share**2)
     run = DirectRun(workload, scaled, holders, OsEntropy(), variance=variance)
     theta = workload.complete(run.run())
@@ -239,6 +255,9 @@ def draw_plan(plan: BudgetPlan, path: Path) -> bool:
 
     Returns:
         Whether it could: matplotlib may not be installed.
+
+    Raises:
+        TransportError: The file cannot be written.
     """
     try:
         backend = import_module("matplotlib.backends.backend_agg")
@@ -267,7 +286,9 @@ def draw_plan(plan: BudgetPlan, path: Path) -> bool:
     axes.set_title(f"Job '{plan.job}', unit {plan.unit}, delta {plan.delta:g}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomic(path, picture.getvalue())
     return True
 
 
@@ -278,12 +299,7 @@ def show_plan(plan: BudgetPlan) -> None:
         (
             f"{choice.epsilon:g}",
             str(choice.rounds),
-            "does not fit" if math.isnan(choice.charged) else f"{choice.noise_multiplier:.3f}",
-            f"{choice.mean_noise:.5f}",
-            f"{choice.charged:.3f}",
-            "-"
-            if choice.accuracy is None
-            else f"{choice.accuracy:.3f} ± {choice.spread or 0.0:.3f}",
+            *_cells(choice),
         )
         for choice in plan.choices
     ]
@@ -294,12 +310,24 @@ def show_plan(plan: BudgetPlan) -> None:
         plain(
             "noise: standard deviation over the clip norm; in the mean: of one coordinate of the mean "
             f"gradient. Accuracy: simulated, trained on {plan.records} public records under noise of "
-            "that size, measured on as many others; sites with more or other records will differ."
+            "that size, measured on as many others; sites with more or other records will differ, and "
+            "entities with several records count as if they had one."
         )
     )
     best = plan.best
     if best is not None and best.accuracy is not None:
         out.print(
-            f"[bold]at epsilon {best.epsilon:g}: about {best.accuracy:.3f} with {best.rounds} rounds "
-            f"and noise {best.noise_multiplier:.3f}[/]"
+            f"[bold]at epsilon {best.epsilon:g}: about {best.accuracy:.3f} ± {best.spread or 0.0:.3f} "
+            f"with {best.rounds} rounds and noise {best.noise_multiplier:.3f}[/]; the best of a few noisy "
+            "estimates looks better than it is"
         )
+
+
+def _cells(choice: Choice) -> tuple[str, str, str, str]:
+    if math.isnan(choice.charged):
+        return "does not fit", "-", "-", "-"
+    accuracy = "-"
+    if choice.accuracy is not None:
+        accuracy = f"{choice.accuracy:.3f} ± {choice.spread or 0.0:.3f}"
+    noise, mean = f"{choice.noise_multiplier:.3f}", f"{choice.mean_noise:.5f}"
+    return noise, mean, f"{choice.charged:.3f}", accuracy

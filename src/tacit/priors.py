@@ -22,6 +22,9 @@ from tacit.policy.contract import Contract
 __all__ = ["FittedPrior", "fit_prior"]
 
 
+MOST_IMAGES = 200_000
+
+
 @dataclass(frozen=True, slots=True)
 class FittedPrior:
     """A prior that was written.
@@ -86,6 +89,12 @@ def fit_prior(
 
 def _generated(job: JobSpec, count: int) -> tuple[str, NDArray[np.float64]]:
     options = job.features
+    if not 2 <= count <= MOST_IMAGES:
+        raise ConfigError(
+            "prior.generated",
+            f"{count} images cannot be generated",
+            remedy=f"choose a number from 2 to {MOST_IMAGES}",
+        )
     if options.map != "scattering":
         raise ConfigError(
             "prior.generated",

@@ -133,7 +133,8 @@ def show_run(outcome: Outcome) -> None:
     metrics = _with_deviations(outcome.metrics)
     rows = [("status", status), ("rounds with a result", str(outcome.rounds)), *metrics]
     if outcome.epsilon is not None:
-        rows.append(("epsilon", f"{outcome.epsilon:.4f}"))
+        rows.append(("epsilon", f"{math.ceil(outcome.epsilon * 1e4) / 1e4:.4f}"))
+        rows.append(("against", outcome.privacy.against))
         rows.append(("delta", f"{outcome.delta:g}"))
         rows.append(("unit of privacy", outcome.privacy.unit))
     rows += [("model", str(outcome.model)), ("evidence", str(outcome.bundle))]

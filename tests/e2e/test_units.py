@@ -13,6 +13,7 @@ from tacit import Job, train, verify
 from tacit.errors import ConfigError
 from tacit.party.chain import ModelChain
 from tacit.testing.federation import POLICY, write_small_federation
+from tacit.types import PartyName
 
 ENTITY = {"privacy": {"unit": "entity", "max_records": 2, "expected_units": 16}}
 CLIENT = {
@@ -23,10 +24,11 @@ VISIBLE = {**CLIENT, "privacy": {**CLIENT["privacy"], "client_sampling": "visibl
 LARGE = POLICY.replace("600", "100000")
 
 
-def ran(folder: Path, job: dict, **changes):
+def ran(folder: Path, job: dict, limits: str = "", **changes):
     path = write_small_federation(folder / "small", job=job, **changes)
     for site in (path.parent / "sites").glob("*/site.toml"):
-        site.write_text(site.read_text().replace("epsilon = 1.2", "epsilon = 500.0"))
+        text = site.read_text().replace("epsilon = 1.2", "epsilon = 500.0")
+        site.write_text(f"{text}\n[limits]\n{limits}\n" if limits else text)
     return train(Job.load(path), quiet=True)
 
 
@@ -51,14 +53,22 @@ def test_entities_need_a_contract_that_names_them(tmp_path: Path) -> None:
 
 def test_clients_that_sample_themselves_in_sight_pay_without_amplification(tmp_path: Path) -> None:
     """Whoever is not sampled says so, is not charged, and takes part again later."""
-    job = {**VISIBLE, "rounds": 12, "aggregation": {"min_cohort": 2}}
-    job["privacy"] = {**job["privacy"], "noise": "own", "epsilon": 2.0, "sampling_rate": 0.8}
-    run = ran(tmp_path, job, policy=LARGE)
+    names = tuple(PartyName(f"clinic-{number:02d}") for number in range(28))
+    job = {**VISIBLE, "aggregation": {"min_cohort": 3, "helpers": names[:3]}}
+    job["privacy"] = {**job["privacy"], "sampling_rate": 0.8, "expected_units": len(names)}
+    run = ran(tmp_path, job, policy=LARGE, names=names, limits="require_own_helper = false")
     assert run.complete
+    assert run.outcome.rounds == 3
     assert verify(run.evidence, run.folder / "trust.json").exit_code == 0
-    assert run.epsilon <= 2.0
-    assert all(spent > 2.0 for spent in run.outcome.spent.values())
-    assert 6 < run.outcome.rounds <= 12
+    assert run.epsilon <= 0.5
+    assert all(spent > run.epsilon for spent in run.outcome.spent.values() if spent)
+
+
+def test_few_clients_cannot_be_sampled_in_sight(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ran(tmp_path, VISIBLE)
+    assert caught.value.code == "job.visible-sampling"
+    assert "'secret'" in caught.value.remedy
 
 
 HELD_OUT = {

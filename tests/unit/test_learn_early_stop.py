@@ -30,9 +30,10 @@ def test_one_bad_round_is_smoothed_away():
     assert stop_after(losses, 5) is None
 
 
-def test_what_the_noise_drowned_is_no_improvement():
-    assert stop_after([NAN] * 10, 3) == 4
-    assert stop_after([1.0, NAN, NAN, NAN, NAN, 0.5], 3) == 5
+def test_what_the_noise_drowned_does_not_count():
+    assert stop_after([NAN] * 100, 3) is None
+    assert stop_after([1.0, NAN, NAN, NAN, NAN, 0.5], 3) is None
+    assert stop_after([1.0, NAN, 2.0, NAN, 2.0, NAN, NAN, 2.0], 2) == 8
 
 
 def test_without_patience_nothing_stops():

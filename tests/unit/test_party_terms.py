@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tacit.errors import ConfigError
-from tacit.party.terms import DIGEST_BYTES, SEED_BYTES, UPLOAD_BYTES, check_sizes
+from tacit.party.job import JobSpec
+from tacit.party.terms import (
+    DIGEST_BYTES,
+    SEED_BYTES,
+    UPLOAD_BYTES,
+    _check_visible,
+    check_sizes,
+    plan_for,
+)
 from tacit.testing.federation import SmallFederation, write_small_federation
 from tacit.trust.sealing import HpkeSealing
 from tacit.wire.codec import encode
@@ -40,3 +48,57 @@ def test_the_bounds_are_above_what_a_real_upload_needs(tmp_path):
     bound = UPLOAD_BYTES + SEED_BYTES * helpers + DIGEST_BYTES * 20
     assert len(sent.message) <= bound <= MAX_SIGNED
     assert len(encode(MaskRequest(bytes(32), (b"k",), (sent.message,) * 50))) < 51 * bound
+
+
+CLIENTS = {
+    "version": 1,
+    "name": "many",
+    "purpose": "research",
+    "rounds": 150,
+    "model": "logistic",
+    "data": {"contract": "small"},
+    "evaluation": {"contract": "evaluation/contract.toml"},
+    "training": {"algorithm": "fedavg"},
+}
+
+
+def visible(min_cohort, *, rounds=150, **privacy):
+    settings = {"unit": "client", "sampling_rate": 0.1, "expected_units": 3000, "epsilon": 3.0}
+    return JobSpec.model_validate(
+        {
+            **CLIENTS,
+            "rounds": rounds,
+            "privacy": {**settings, "client_sampling": "visible", **privacy},
+            "aggregation": {"min_cohort": min_cohort},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("operators", "job", "admitted"),
+    [
+        (3000, visible(100), True),
+        (3000, visible(290), False),
+        (3000, visible(30, max_participations=15), True),
+        (3000, visible(100, max_participations=15), False),  # many have reached it at the end
+        (3000, visible(3, max_participations=1), False),
+        (20, visible(3, rounds=5), False),
+        (20, visible(3, rounds=5, sampling_rate=1.0), True),
+    ],
+)
+def test_visible_cohorts_must_not_become_too_small(operators, job, admitted):
+    if admitted:
+        _check_visible(job, operators)
+        return
+    with pytest.raises(ConfigError) as caught:
+        _check_visible(job, operators)
+    assert caught.value.code == "job.visible-sampling"
+
+
+def test_a_plan_that_no_site_can_pay_for_is_refused():
+    """The clients of 150 rounds in sight of the leader: without a cap epsilon is infinite."""
+    with pytest.raises(ConfigError) as caught:
+        plan_for(visible(100), clients=3000, helpers=10, length=100)
+    assert caught.value.code == "job.price"
+    capped = plan_for(visible(100, max_participations=15), clients=3000, helpers=10, length=100)
+    assert 3.0 < capped.charge() < 11.0

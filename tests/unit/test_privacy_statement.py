@@ -92,7 +92,7 @@ def test_secret_sampling_of_clients_holds_against_the_leader(plan):
     ("unit", "words", "others"),
     [
         ("record", "one record is there, or is absent", "enrolled"),
-        ("entity", "all records of one entity is there, or is absent", "enrolled"),
+        ("entity", "all records of one entity at one site is there, or is absent", "enrolled"),
         ("client", "that it is enrolled, and who is seen to take part, is not hidden", "absent"),
     ],
 )
@@ -124,7 +124,7 @@ def test_no_privacy_promises_nothing():
     ("tuning", "words"),
     [
         ("charged", "each of them was charged by itself"),
-        ("public-data", "declared public"),
+        ("public-data", "declares that its settings were searched for on public data"),
         ("not-declared", "these figures do not cover it"),
     ],
 )

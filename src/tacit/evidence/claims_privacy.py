@@ -11,7 +11,7 @@ from tacit.evidence import layout
 from tacit.evidence.records import Event, PartyLog
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, View, inconsistency
-from tacit.policy.cedar import UNBOUNDED_EPSILON
+from tacit.party.price import epsilon_milli
 from tacit.types import PartyName
 from tacit.wire.messages import Accept
 
@@ -105,11 +105,8 @@ def policy(view: View) -> Claim:
 def _check_price(view: View, client: PartyName, decided: Event, findings: Findings) -> None:
     """The policy was asked about the epsilon that the plan costs."""
     asked = decided.text("epsilon_milli")
-    if view.plan.unit == "none":
-        expected = str(UNBOUNDED_EPSILON)
-    else:
-        epsilon = view.plan.charge()
-        expected = str(math.ceil(epsilon * 1000))
+    expected, epsilon = str(epsilon_milli(view.plan)), view.plan.charge()
+    if math.isfinite(epsilon):
         near = {str(math.ceil(epsilon * 1000 * (1 + sign * 1e-6))) for sign in (-1, 1)}
         if asked != expected and asked in near:
             findings.unproven(

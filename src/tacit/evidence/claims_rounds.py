@@ -245,9 +245,9 @@ def _held_out_loss(
     view: View, round_view: RoundView, total: NDArray[np.int64], state: ServerState
 ) -> float:
     """The loss on held-out records in a round's sum; NaN if there is none."""
-    helpers = len(view.present(round_view))
-    if not view.job.evaluation.patience or not helpers:
+    if not view.job.evaluation.patience:
         return math.nan
+    helpers = len(view.present(round_view))
     found = view.terms.coordinates.metrics(total, view.plan, state, helpers)
     return found.get("held_out_loss", math.nan)
 

@@ -10,11 +10,11 @@ __all__ = ["losses_from_bytes", "losses_to_bytes", "should_stop"]
 
 
 def should_stop(losses: Sequence[float], patience: int) -> bool:
-    """Whether the smoothed loss was lowest more than ``patience`` rounds ago.
+    """Whether the smoothed loss was lowest more than ``patience`` measured rounds ago.
 
     Args:
         losses: The held-out loss of every round so far, noise included; NaN where the noise drowned it,
-            which counts as no news.
+            which does not count: a run that nothing was measured of is not stopped for it.
         patience: Rounds without improvement that are put up with; 0 never stops.
 
     Returns:
@@ -26,8 +26,9 @@ def should_stop(losses: Sequence[float], patience: int) -> bool:
     keep = 1.0 - 2.0 / (patience + 1.0)
     smooth, best, since = math.nan, math.inf, 0
     for loss in losses:
-        if not math.isnan(loss):
-            smooth = loss if math.isnan(smooth) else keep * smooth + (1.0 - keep) * loss
+        if math.isnan(loss):
+            continue
+        smooth = loss if math.isnan(smooth) else keep * smooth + (1.0 - keep) * loss
         since += 1
         if smooth < best:
             best, since = smooth, 0

@@ -7,7 +7,7 @@ are gathered and padded to whole micro-batches, as many as all of them would fil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,9 @@ class Encoding:
 class _Batch:
     """One micro-batch of units, padded: ``used[i, j]`` says whether unit i has a j-th record."""
 
-    records: Records
-    used: NDArray[np.bool_]
-    count: int
+    records: Records = field(repr=False)
+    used: NDArray[np.bool_] = field(repr=False)
+    count: int = field(repr=False)
 
     def means(self, values: Floats) -> Floats:
         """Means over each unit's records, added in order: ``[m c, d]`` to ``[m, d]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -25,9 +25,9 @@ class Factors:
         assessed: As ``Model.assess`` returns it.
     """
 
-    errors: Floats
-    inputs: IntegerRows
-    assessed: Floats
+    errors: Floats = field(repr=False)
+    inputs: IntegerRows = field(repr=False)
+    assessed: Floats = field(repr=False)
 
     def norms(self) -> Floats:
         """Norms of the records' gradients, ``float64[n]``; not finite where a gradient is not.

@@ -350,7 +350,8 @@ class Admission:
             account = account_of(terms, source.contract)
             self._budget.check(account, terms.plan.charge(), terms.plan.delta)
         batch = source.read()
-        built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
+        with guarded(self._party.address.party):
+            built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
         return Examination(decision=decision, receipt=batch.receipt)
 
 

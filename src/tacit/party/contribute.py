@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tacit.errors import DecodeError, RemoteProtocolError
 from tacit.learn.server import ServerState
@@ -38,7 +38,7 @@ class Contribution:
     envelope: Envelope
     context: Digest
     model: Digest
-    carried: Carried
+    carried: Carried = field(repr=False)
     uploads: bool
 
 

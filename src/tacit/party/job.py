@@ -84,7 +84,7 @@ class Privacy(Table):
         description="L2 bound on one unit's gradient (`fedavg`: on one client's update).",
     )
     sampling_rate: float = Field(
-        default=0.5, gt=0, le=1, description="Poisson sampling rate of units in every round."
+        default=0.5, ge=1e-5, le=1, description="Poisson sampling rate of units in every round."
     )
     max_records: int = Field(
         default=1,

@@ -10,10 +10,18 @@ from tacit.party.terms import Terms
 from tacit.policy.cedar import UNBOUNDED_EPSILON, Request
 from tacit.policy.contract import Contract
 from tacit.privacy.budget import Account
+from tacit.privacy.plan import Plan
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
 
-__all__ = ["account_of", "charged_epsilon", "policy_request", "public_code", "settled_epsilon"]
+__all__ = [
+    "account_of",
+    "charged_epsilon",
+    "epsilon_milli",
+    "policy_request",
+    "public_code",
+    "settled_epsilon",
+]
 
 
 def public_code(error: TacitError) -> str:
@@ -36,8 +44,10 @@ def charged_epsilon(terms: Terms, uploads: int) -> float:
     It is the exact cost of the next power of two of rounds, so that a run of T rounds needs the
     accountant about log2(T) times.
     """
-    steps = 1 << (uploads - 1).bit_length()
-    return terms.plan.charge(min(steps, terms.plan.rounds))
+    steps = [1 << power for power in range((uploads - 1).bit_length() + 1)]
+    costs = [terms.plan.charge(min(count, terms.plan.rounds)) for count in steps]
+    # Two bounds that cross may err by their last digits: charges neither fall nor exceed the whole.
+    return min(max(costs), terms.plan.charge())
 
 
 def settled_epsilon(terms: Terms, uploads: int) -> float:
@@ -48,6 +58,12 @@ def settled_epsilon(terms: Terms, uploads: int) -> float:
     would be no guarantee.
     """
     return terms.plan.charge() if uploads else 0.0
+
+
+def epsilon_milli(plan: Plan) -> int:
+    """The price of a run as policies see it: thousandths of epsilon, rounded up."""
+    price = plan.charge() if plan.private else math.inf
+    return math.ceil(price * 1000) if math.isfinite(price) else UNBOUNDED_EPSILON
 
 
 def policy_request(
@@ -63,7 +79,7 @@ def policy_request(
         region=site.region,
         regions=frozenset(roster.member(name).region for name in others),
         aggregation=terms.job.aggregation.protocol,
-        epsilon_milli=math.ceil(terms.plan.charge() * 1000) if private else UNBOUNDED_EPSILON,
+        epsilon_milli=epsilon_milli(terms.plan),
         private=private,
         helpers=len(terms.helpers),
         max_colluding=terms.manifest.max_colluding,

@@ -7,10 +7,11 @@ before any data is read.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 from tacit.algebra.ring import Ring
-from tacit.errors import ConfigError, DecodeError, RemoteProtocolError
+from tacit.errors import ConfigError, DecodeError, RemoteProtocolError, VerificationError
 from tacit.party.coordinates import Coordinates
 from tacit.party.job import JobSpec
 from tacit.policy.contract import Schema
@@ -32,6 +33,9 @@ UPLOAD_BYTES, SEED_BYTES, DIGEST_BYTES = 1024, 1280, 40
 
 MAX_BATCH_ELEMENTS = 2**27
 """Elements of one micro-batch of per-record gradients: 1 GiB as float64."""
+
+NEGLIGIBLE = 5e-10
+"""Of delta: less than the accountant's own slack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Terms:
             plan = Plan.from_record(json.loads(manifest.plan))
             terms = cls(manifest, digest(encode(manifest)), job, schema, plan)
             _check(offer, terms, roster)
-        except (ValueError, RecursionError, ConfigError, DecodeError) as error:
+        except (ValueError, RecursionError, ConfigError, DecodeError, VerificationError) as error:
             raise RemoteProtocolError(
                 "offer.inconsistent",
                 f"the leader's offer is inconsistent: {error}",
@@ -117,7 +121,8 @@ def _check(offer: Offer, terms: Terms, roster: Roster) -> None:
         raise DecodeError("offer.length", "vector length or rounds do not fit the job")
     if (manifest.ring_bits, manifest.min_cohort) != (plan.ring_bits, job.aggregation.min_cohort):
         raise DecodeError("offer.encoding", "encoding or cohort do not fit the job")
-    if job.training.micro_batch * manifest.dimension > MAX_BATCH_ELEMENTS:
+    batch = job.training.micro_batch * job.privacy.max_records
+    if batch * max(manifest.dimension, len(terms.schema.features)) > MAX_BATCH_ELEMENTS:
         raise DecodeError("offer.micro-batch", "one micro-batch of gradients would be too large")
     check_sizes(len(manifest.clients), len(manifest.helpers), manifest.length)
     _check_plan(plan, job, manifest)
@@ -153,6 +158,22 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
         raise DecodeError("offer.plan", "the privacy plan does not fit the job")
     if plan.private and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
         raise DecodeError("offer.epsilon", "the privacy plan spends more epsilon than the job says")
+    require_price(plan)
+
+
+def require_price(plan: Plan) -> None:
+    """Whether a site can pay for a plan at all.
+
+    Raises:
+        ConfigError: Against the run's own parties its epsilon is infinite.
+    """
+    if plan.private and not math.isfinite(plan.charge()):
+        raise ConfigError(
+            "job.price",
+            "against leader and helpers, who see who takes part, epsilon is infinite at this delta",
+            remedy="set privacy.max_participations, or privacy.client_sampling = 'secret'",
+            key="privacy.client_sampling",
+        )
 
 
 def _units_bound(job: JobSpec, clients: int) -> int:
@@ -241,8 +262,55 @@ def check_cohort(
             remedy="lower aggregation.min_cohort or add sites",
             key="aggregation.min_cohort",
         )
+    if job.privacy.client_sampling == "visible":
+        _check_visible(job, operators)
     if job.aggregation.protocol == "masked":
         _check_helpers(job, clients, helpers)
+
+
+def _check_visible(job: JobSpec, operators: int) -> None:
+    """Rounds that too few sample themselves for must be so rare that leaving them out tells nothing.
+
+    Sampling amplifies only if every round is released whoever is in it. With n operators, of whom each
+    takes part with probability q at least, fewer than k do with probability at most
+    ``exp(-n KL((k - 1) / n, q))`` (Chernoff); over all rounds, and in both worlds, that must vanish
+    beside delta. Under a cap q is multiplied by the probability that a client has not reached it.
+    """
+    privacy, fewest = job.privacy, job.aggregation.min_cohort - 1
+    share, rate = fewest / operators, privacy.sampling_rate * _below_cap(job)
+    exponent = 0.0
+    if share < rate:
+        parts = ((share, rate), (1.0 - share, 1.0 - rate))
+        exponent = sum(a * math.log(a / b) for a, b in parts if a > 0.0 and b > 0.0)
+        exponent = math.inf if rate == 1.0 else operators * exponent
+    rare = math.log(job.rounds) + math.log1p(math.exp(privacy.epsilon)) - exponent
+    if rare > math.log(NEGLIGIBLE * privacy.delta):
+        raise ConfigError(
+            "job.visible-sampling",
+            f"of {operators} clients, sampled at {rate:g}, fewer than min_cohort may take part in some "
+            "round; leaving such a round out would show who was sampled, beyond what epsilon says",
+            remedy="set privacy.client_sampling = 'secret', or have more clients, a higher "
+            "sampling_rate or a lower min_cohort",
+            key="privacy.client_sampling",
+        )
+
+
+def _below_cap(job: JobSpec) -> float:
+    """Probability that a client may still take part in the last round."""
+    before, cap, rate = job.rounds - 1, job.privacy.max_participations, job.privacy.sampling_rate
+    if cap is None or cap > before:
+        return 1.0
+    if rate == 1.0:
+        return 0.0
+    logs = (
+        math.lgamma(before + 1)
+        - math.lgamma(count + 1)
+        - math.lgamma(before - count + 1)
+        + count * math.log(rate)
+        + (before - count) * math.log1p(-rate)
+        for count in range(cap)
+    )
+    return min(1.0, sum(map(math.exp, logs)))
 
 
 def _check_helpers(
@@ -283,7 +351,7 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         ConfigError: The job's privacy settings cannot hold together.
     """
     privacy = job.privacy
-    return make_plan(
+    plan = make_plan(
         unit=privacy.unit,
         epsilon=privacy.epsilon,
         delta=privacy.delta,
@@ -301,3 +369,5 @@ def plan_for(job: JobSpec, *, clients: int, helpers: int, length: int) -> Plan:
         visible_sampling=privacy.client_sampling == "visible",
         max_participations=privacy.max_participations or 0,
     )
+    require_price(plan)
+    return plan

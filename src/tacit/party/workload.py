@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,8 +83,8 @@ class Carried:
         participations: In how many rounds it was sampled, for unit ``client``.
     """
 
-    local: bytes | None = None
-    participations: int = 0
+    local: bytes | None = field(default=None, repr=False)
+    participations: int = field(default=0, repr=False)
 
 
 FRESH = Carried()
@@ -100,9 +100,9 @@ class Contributed:
         sampled: Whether the client was sampled; true for other units.
     """
 
-    vector: RingVector
+    vector: RingVector = field(repr=False)
     carried: Carried
-    sampled: bool = True
+    sampled: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

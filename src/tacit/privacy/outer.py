@@ -8,7 +8,7 @@ in floating point (``tacit.algebra.exact``). Design note 0011.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,9 @@ class OuterRows:
         extra: ``int64[n, c]``.
     """
 
-    left: Floats
-    right: Floats
-    extra: Integers
+    left: Floats = field(repr=False)
+    right: Floats = field(repr=False)
+    extra: Integers = field(repr=False)
 
     def drop(self, rows: slice) -> None:
         """Makes the contributions of ``rows`` zero."""

@@ -20,7 +20,7 @@ ACCOUNTANT = "dp-accounting"
 
 ONE: dict[Unit, str] = {
     "record": "one record",
-    "entity": "all records of one entity",
+    "entity": "all records of one entity at one site",
     "client": "all data of one client",
 }
 EACH: dict[Unit, str] = {"record": "record", "entity": "entity", "client": "client"}
@@ -35,7 +35,7 @@ COINS: dict[SamplingKind, str] = {
     "secret": "each {each} is drawn anew in every round with probability {rate:.6g}, by a coin that "
     "only the party that holds its data sees",
     "visible": "each {each} is drawn anew in every round with probability {rate:.6g}, by an honest "
-    "coin; leader, helpers and clients see who is drawn",
+    "coin; leader, helpers and clients see who is drawn; the leader releases every round, whoever is in it",
     "none": "none: each {each} takes part in every round",
 }
 
@@ -47,9 +47,9 @@ OBSERVERS: dict[Observer, str] = {
 }
 
 TUNING: dict[Tuning, str] = {
-    "charged": "The settings were searched for in earlier runs on the protected data; each of them was "
-    "charged by itself and adds to these figures.",
-    "public-data": "The settings were searched for on data that are declared public.",
+    "charged": "The job declares that its settings were searched for in earlier runs on the protected "
+    "data; each of them was charged by itself and adds to these figures (not checked).",
+    "public-data": "The job declares that its settings were searched for on public data (not checked).",
     "not-declared": "How the settings were chosen is not declared; if it was by trying them on the "
     "protected data, these figures do not cover it.",
 }
