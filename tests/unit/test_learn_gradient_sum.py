@@ -1,10 +1,13 @@
 """The record-level contribution: padding, clipping, non-finite gradients, constant work."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from tacit.learn.gradient_sum import record_sum
 from tacit.learn.models import LogisticRegression
+from tacit.privacy import integers
 
 PUBLIC = {"clip_norm": 1.0, "grid": 2.0**-20, "micro_batch": 8}
 
@@ -18,6 +21,7 @@ class Counting(LogisticRegression):
 
     def gradients(self, theta, x, y):
         self.shapes.append(x.shape)
+        self.zero_rows = np.flatnonzero(~x.any(axis=1) & (y == 0))
         rows = super().gradients(theta, x, y)
         rows[x[:, 0] > 1, 0] = np.nan
         return rows
@@ -48,6 +52,44 @@ def test_the_work_depends_on_the_number_of_records_alone(n):
         record_sum(model, theta, x, y, selected, **PUBLIC)
         seen.append(list(model.shapes))
     assert seen == [[(8, 3)] * max(1, -(-n // 8))] * 3
+
+
+@pytest.mark.parametrize(("features", "step"), [(3, "_encode_block"), (4096, "_encode_long")])
+def test_padding_is_encoded_like_any_record(monkeypatch, features, step):
+    model, theta, x, y = setting(20, features)
+    rows, honest = [], getattr(integers, step)
+
+    def counting(values, *rest):
+        rows.append(values.size // model.dimension)
+        return honest(values, *rest)
+
+    monkeypatch.setattr(integers, step, counting)
+    for selected in (np.zeros(20, bool), np.ones(20, bool), np.arange(20) % 2 == 0):
+        rows.clear()
+        record_sum(model, theta, x, y, selected, **PUBLIC)
+        assert sum(rows) == 24
+    assert model.zero_rows.tolist() == list(
+        range(8)
+    )  # ten of twenty fill no part of the third batch
+
+
+@pytest.mark.parametrize("features", [30, 5000])
+def test_memory_is_bounded_by_the_micro_batch(features):
+    """Twenty times the records take their indices more, not their features or gradients."""
+
+    def peak(n):
+        model, theta, x, y = setting(n, features)
+        tracemalloc.start()
+        record_sum(model, theta, x, y, np.ones(n, bool), **PUBLIC)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    few, many = 16, 320
+    peak(few)
+    grown = peak(many) - peak(few)
+    assert grown <= 8 * (many - few) + 4096 + 200 * many // PUBLIC["micro_batch"]
+    assert grown < 8 * features * (many - few) / 2
 
 
 def test_padding_and_unselected_records_contribute_nothing():

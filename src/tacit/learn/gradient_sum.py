@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tacit.learn.models import Model
 from tacit.learn.record_metrics import COORDINATES, MetricCode
-from tacit.privacy.integers import encode_records
+from tacit.privacy.integers import add_encoded
 
 __all__ = ["record_sum"]
 
@@ -57,20 +57,19 @@ def record_sum(  # noqa: PLR0913 - records, selection and public parameters are 
     n = len(x)
     if x.ndim != 2 or y.shape != (n,) or selected.shape != (n,) or micro_batch < 1:
         raise ValueError("x is [n, k], y and selected are [n], micro_batch is at least 1")
-    count = int(np.count_nonzero(selected))
-    batches = max(1, -(-n // micro_batch))
-    features = np.zeros((batches * micro_batch, x.shape[1]))
-    labels = np.zeros(batches * micro_batch, dtype=np.int64)
-    features[:count] = x[selected]
-    labels[:count] = y[selected]
-    length = model.dimension + (COORDINATES if metrics is not None else 0)
-    total = np.zeros(length, dtype=np.int64)
-    for start in range(0, len(features), micro_batch):
-        batch = slice(start, start + micro_batch)
-        rows = model.gradients(theta, features[batch], labels[batch])
-        if metrics is not None:
-            rows = metrics.rows(rows, model.assess(theta, features[batch], labels[batch]))
-        encoded = encode_records(rows, clip_norm, grid)
-        encoded[max(0, count - start) :] = 0  # padding has a gradient too: that of a zero record
-        total += encoded.sum(axis=0)
+    chosen = np.flatnonzero(selected)
+    features, labels = np.empty((micro_batch, x.shape[1])), np.empty(micro_batch, dtype=np.int64)
+    total = np.zeros(model.dimension + (0 if metrics is None else COORDINATES), dtype=np.int64)
+    for start in range(0, max(1, n), micro_batch):
+        batch = chosen[start : start + micro_batch]
+        features[: len(batch)], features[len(batch) :] = x[batch], 0.0
+        labels[: len(batch)], labels[len(batch) :] = y[batch], 0
+        if metrics is None:
+            parts = model.gradient_parts(theta, features, labels)
+        else:
+            assessed = model.assess(theta, features, labels)
+            parts = [metrics.rows(model.gradients(theta, features, labels), assessed)]
+        # padding has a gradient too, that of a zero record
+        add_encoded(parts, clip_norm, grid, total, kept=len(batch))
+        del parts  # before the next ones take as much again
     return total

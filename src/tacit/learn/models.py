@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.learn.layout import Entry, Layout
+from tacit.privacy.integers import Part
 
 __all__ = ["LogisticRegression", "Model"]
 
@@ -42,6 +43,10 @@ class Model(Protocol):
         At a fixed ``n``, row i depends, bit for bit, on record i and ``theta`` only: neither on
         the other records nor on its own position.
         """
+        ...
+
+    def gradient_parts(self, theta: Floats, x: Floats, y: Labels) -> list[Part]:
+        """The columns of ``gradients``, at least one part, as the model comes by them: no copies."""
         ...
 
     def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
@@ -117,6 +122,10 @@ class LogisticRegression:
             errors = (probabilities - targets)[:, -self._rows :]
             weights = (errors[:, :, None] * x[:, None, :]).reshape(len(x), -1)
             return np.concatenate([weights, errors], axis=1)
+
+    def gradient_parts(self, theta: Floats, x: Floats, y: Labels) -> list[Part]:
+        """All columns of ``gradients`` in one part."""
+        return [self.gradients(theta, x, y)]
 
     def scores(self, theta: Floats, x: Floats) -> Floats:
         """Class probabilities, ``float64[n, classes]``."""
