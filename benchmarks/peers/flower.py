@@ -6,15 +6,15 @@ import json
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 from typing import Any
 
 from support.machine import describe, load, say
 
+from peers.environment import FOLDER, environment
+
 RELEASE = "flwr==1.41.0"
 HERE = Path(__file__).parent
-FOLDER = HERE.parent / ".venvs"
 DROPPED = 0.1
 
 
@@ -34,7 +34,7 @@ def cost(clients: int, dimension: int, *, refresh: bool) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(kept.read_text())
         say(f"Flower: kept figures of {result['machine']['date']}; --refresh measures again")
         return result
-    python = _environment()
+    python = environment(RELEASE)
     say(f"Flower: one round, {clients} clients, {dimension:,} parameters; this takes minutes")
     machine = describe()
     with tempfile.TemporaryDirectory() as folder:
@@ -46,16 +46,3 @@ def cost(clients: int, dimension: int, *, refresh: bool) -> dict[str, Any]:
     result |= {"machine": {**machine, "load_at_end": load()}}
     kept.write_text(json.dumps(result, indent=1) + "\n")
     return result
-
-
-def _environment() -> Path:
-    """The interpreter of an environment that holds Flower; made on the first call."""
-    folder = FOLDER / RELEASE
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.exists():
-        say(f"Flower: installing {RELEASE} into {folder}")
-        venv.create(folder, clear=True, with_pip=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", RELEASE]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-        ready.touch()
-    return python

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from support import protocol
+from support.footprint import forget_peak, in_use, peak
 from support.machine import Row, row, say
 from tacit.algebra.ring import Ring
 from tacit.secagg.masked import RunningSum, mask_sum, open_seeds
@@ -29,7 +28,6 @@ CONSTANT = 4 * 2**20
 """Bytes for blocks, headers and keys, whatever the length and the number of clients."""
 WARM_ELEMENTS = 2**20
 """From this length on the noise sampler is compiled."""
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def leader(clients: int, size: int, ring: Ring) -> None:
@@ -85,34 +83,6 @@ ROLES: dict[str, Callable[[int, int, Ring], None]] = {
     "helper": helper,
     "client": client,
 }
-
-
-def in_use() -> int:
-    """Bytes of memory that this process holds now."""
-    if STATUS.exists():
-        return _status("VmRSS")
-    return peak()
-
-
-def peak() -> int:
-    """Most bytes that this process held since ``forget_peak``, or since its start."""
-    if STATUS.exists():
-        return _status("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def forget_peak() -> None:
-    """Lets the peak start anew where the system permits it."""
-    if CLEAR.exists() and os.access(CLEAR, os.W_OK):
-        CLEAR.write_text("5")
-
-
-def _status(field: str) -> int:
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"{STATUS} has no {field}")
 
 
 def _measure(role: str, clients: int, size: int, bits: int) -> dict[str, int]:

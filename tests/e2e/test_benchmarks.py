@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,25 @@ def test_memory_of_a_role():
     assert found.keys() == {"before", "needed"}
     assert found["needed"] >= 0
     assert found["before"] > 10**7
+
+
+def test_a_step_against_opacus(tmp_path):
+    """Our side of the comparison, which needs no other environment."""
+    pytest.importorskip("torch")
+    np.save(tmp_path / "theta.npy", 0.01 * np.random.default_rng(0).standard_normal(26_010))
+    side = ["-m", "support.own_step", "narrow", str(tmp_path / "theta.npy"), "6", "4"]
+    done = subprocess.run(
+        [sys.executable, *side],
+        cwd=BENCHMARKS,
+        input=f"first\nstep\nsum {tmp_path}/sum.npy\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, step, _ = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["bytes"] >= 0
+    assert step["seconds"] > 0
+    assert 0 < np.linalg.norm(np.load(tmp_path / "sum.npy")) <= 6.0
 
 
 def test_foundation(tmp_path):

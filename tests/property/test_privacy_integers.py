@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tacit.privacy import integers
-from tacit.privacy.integers import MAX_SENSITIVITY, encode_records, encode_row, sensitivity
+from tacit.privacy.integers import (
+    MAX_SENSITIVITY,
+    add_encoded,
+    encode_records,
+    encode_row,
+    joined,
+    sensitivity,
+)
 
 ODD = st.sampled_from(
     [
@@ -46,7 +54,7 @@ def test_no_input_exceeds_the_sensitivity(gradients, clip_and_grid):
         assert sum(x * x for x in row) <= bound * bound
 
 
-LONG = integers.LONG_ROW
+LONG = integers.BLOCK
 PLACES = (0, 1, 2, LONG - 1, LONG, LONG + 1, 2 * LONG, 2 * LONG + 7)
 
 
@@ -184,7 +192,7 @@ def test_a_row_depends_on_itself_only(gradients, clip_and_grid, random):
         assert np.array_equal(alone[0], encoded[i])
 
 
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 128, 129, 1000, 40_000, 300_000])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 128, 129, 1000, 4096, 40_000, 300_000])
 def test_a_row_depends_on_itself_only_at_any_length(length):
     generator = np.random.default_rng(length)
     gradients = generator.standard_normal((7, length)) * 10.0 ** generator.integers(-3, 4, (7, 1))
@@ -221,6 +229,148 @@ def test_removing_a_record_moves_the_sum_by_its_own_contribution():
     for i in range(20):
         rest = encode_records(np.delete(gradients, i, axis=0), 1.0, 2.0**-22).sum(axis=0)
         assert np.array_equal(whole - rest, encode_records(gradients[i : i + 1], 1.0, 2.0**-22)[0])
+
+
+FLOATS = st.sampled_from([np.float32, np.float64])
+LENGTHS_CALLED_LONG = st.sampled_from([0, 5, integers.LONG_ROW])
+
+
+@st.composite
+def parts_of_rows(draw, most_rows=5):
+    """One to four parts, of either width, some of them pairs; with as few as no rows or columns."""
+    count = draw(st.integers(0, most_rows))
+
+    def matrix(most_columns):
+        values = draw(
+            npst.arrays(np.float64, (count, draw(st.integers(0, most_columns))), elements=ANY)
+        )
+        with np.errstate(over="ignore"):
+            return values.astype(draw(FLOATS))
+
+    kinds = draw(st.lists(st.booleans(), min_size=1, max_size=4))
+    return [(matrix(3), matrix(3)) if pair else matrix(6) for pair in kinds]
+
+
+def side_by_side(parts):
+    """``joined`` by its definition."""
+    count = len(parts[0][0] if isinstance(parts[0], tuple) else parts[0])
+    rows = []
+    for i in range(count):
+        row = []
+        for part in parts:
+            if isinstance(part, tuple):
+                row += [float(a) * float(b) for a in part[0][i] for b in part[1][i]]
+            else:
+                row += part[i].tolist()
+        rows.append(row)
+    return rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts_of_rows(), CLIP_AND_GRID, st.integers(0, 6), LENGTHS_CALLED_LONG, st.integers(1, 9))
+def test_the_sum_is_that_of_the_encoded_rows(parts, clip_and_grid, kept, long_row, joined_at_once):
+    matrix = joined(parts)
+    assert np.array_equal(
+        matrix, np.array(side_by_side(parts)).reshape(matrix.shape), equal_nan=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integers, "LONG_ROW", long_row)
+        patch.setattr(integers, "JOINED", joined_at_once)
+        rows = encode_records(matrix, *clip_and_grid)
+        total = np.arange(matrix.shape[1], dtype=np.int64)
+        add_encoded(parts, *clip_and_grid, total, kept=kept)
+        assert np.array_equal(total - np.arange(len(total)), rows[:kept].sum(axis=0))
+        everything = np.zeros(len(total), dtype=np.int64)
+        add_encoded(parts, *clip_and_grid, everything)
+    assert np.array_equal(everything, rows.sum(axis=0))
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts_of_rows(most_rows=1), CLIP_AND_GRID, LENGTHS_CALLED_LONG)
+def test_no_input_adds_more_than_the_sensitivity(parts, clip_and_grid, long_row):
+    total = np.zeros(joined(parts).shape[1], dtype=np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integers, "LONG_ROW", long_row)
+        add_encoded(parts, *clip_and_grid, total)
+    assert sum(x * x for x in total.tolist()) <= sensitivity(*clip_and_grid) ** 2
+
+
+@pytest.mark.parametrize("stretch", [1.0 + 2.0**-40, 1.001, 1e30])
+def test_a_violation_planted_before_the_sum_is_caught(stretch):
+    """Clipping that leaves too large a norm: what is added is no more, whatever the part is."""
+    generator = np.random.default_rng(8)
+    one, other = (generator.standard_normal((1, n)).astype(np.float32) for n in (90, 200))
+    for parts in ([generator.standard_normal((1, 3 * LONG))], [other, (one, other)]):
+        total = np.zeros(joined(parts).shape[1], dtype=np.int64)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(integers, "MARGIN", stretch)
+            add_encoded(parts, 1.0, 2.0**-28, total)
+            assert exact_squares(total) <= 2**56
+            # a certificate that believes anything lets it through: the test can fail
+            patch.setattr(integers, "MARGIN", 1.001)
+            patch.setattr(integers, "_certain", lambda squares, bound: True)
+            total[:] = 0
+            add_encoded(parts, 1.0, 2.0**-28, total)
+            assert exact_squares(total) > 2**56
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_part_that_is_not_finite_takes_its_record_with_it(bad):
+    generator = np.random.default_rng(9)
+    one, other, rest = (
+        generator.standard_normal((4, n)).astype(np.float32) for n in (60, 80, integers.LONG_ROW)
+    )
+    healthy = np.zeros(60 * 80 + rest.shape[1], dtype=np.int64)
+    add_encoded([(one, other), rest], 1.0, 2.0**-24, healthy)
+    one[3, 7] = bad
+    total = np.zeros_like(healthy)
+    add_encoded([(one, other), rest], 1.0, 2.0**-24, total)
+    without = np.zeros_like(healthy)
+    add_encoded([(one[:3], other[:3]), rest[:3]], 1.0, 2.0**-24, without)
+    assert np.array_equal(total, without) == (not math.isfinite(bad))  # 3e38 is clipped, no more
+    assert not np.array_equal(total, healthy)
+
+
+def test_a_sum_of_many_large_rows_does_not_wrap():
+    rows = np.zeros((7, integers.LONG_ROW))
+    rows[:, 5] = 1e300
+    total = np.zeros(rows.shape[1], dtype=np.int64)
+    add_encoded([rows], float(MAX_SENSITIVITY), 1.0, total)
+    assert total[5] == 7 * encode_records(rows[:1], float(MAX_SENSITIVITY), 1.0)[0, 5]
+    assert total[5] > 2**33
+
+
+@pytest.mark.parametrize("columns", [31, integers.LONG_ROW, 3 * integers.JOINED])
+def test_adding_holds_no_more_for_more_records(columns):
+    """Not a copy of the records, be they short or long: what it needs is the same for 16 times as many."""
+
+    def peak(count):
+        part = np.ones((count, columns), dtype=np.float32)
+        total = np.zeros(columns, dtype=np.int64)
+        tracemalloc.start()
+        add_encoded([part], 1.0, 2.0**-24, total)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    few = max(2, 4 * integers.JOINED // columns)
+    peak(few)
+    assert peak(16 * few) <= peak(few) + 4096
+
+
+def test_parts_that_do_not_fit_are_refused():
+    total = np.zeros(3, dtype=np.int64)
+    for parts in (
+        [np.zeros(3)],
+        [np.zeros((2, 2)), np.zeros((3, 1))],
+        [(np.zeros((2, 1)), np.zeros((1, 3)))],
+    ):
+        with pytest.raises(ValueError, match="row per record"):
+            add_encoded(parts, 1.0, 0.1, total)
+    with pytest.raises(ValueError, match="as long"):
+        add_encoded([np.zeros((2, 4))], 1.0, 0.1, total)
+    with pytest.raises(ValueError, match="clip_norm"):
+        add_encoded([np.zeros((2, 3))], 1.0, 2.0, total)
 
 
 INTEGERS = st.one_of(

@@ -9,6 +9,7 @@ from tacit.learn import gradient_sum
 from tacit.learn.linear import LinearHead
 from tacit.learn.models import LogisticRegression
 from tacit.learn.record_metrics import MetricCode
+from tacit.privacy import integers
 from tacit.testing.sums import record_sum
 
 PUBLIC = {"clip_norm": 1.0, "grid": 2.0**-20, "micro_batch": 8}
@@ -41,6 +42,9 @@ class Rows:
         rows = self._inner.gradients(theta, x, y)
         rows[x[:, 0] > 1, 0] = np.nan
         return rows
+
+    def gradient_parts(self, theta, x, y):
+        return [self.gradients(theta, x, y)]
 
 
 @pytest.fixture(params=[Head, Rows])
@@ -146,3 +150,19 @@ def test_disagreeing_shapes_are_refused(kind):
         record_sum(model, theta, x, y, np.ones(5, bool), **PUBLIC)
     with pytest.raises(ValueError, match="micro_batch"):
         record_sum(model, theta, x, y, np.ones(4, bool), **PUBLIC | {"micro_batch": 0})
+
+
+@pytest.mark.parametrize(("features", "step"), [(3, "_encode_block"), (4096, "_encode_long")])
+def test_padding_is_encoded_like_any_record(monkeypatch, features, step):
+    model, theta, x, y = setting(Rows, 20, features)
+    rows, honest = [], getattr(integers, step)
+
+    def counting(values, *rest):
+        rows.append(values.size // model.dimension)
+        return honest(values, *rest)
+
+    monkeypatch.setattr(integers, step, counting)
+    for selected in (np.zeros(20, bool), np.ones(20, bool), np.arange(20) % 2 == 0):
+        rows.clear()
+        record_sum(model, theta, x, y, selected, **PUBLIC)
+        assert sum(rows) == 24

@@ -6,7 +6,7 @@ are gathered and padded to whole micro-batches, as many as all of them would fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ from tacit.learn.linear import Factors, LinearHead
 from tacit.learn.memory import keep_freed_memory
 from tacit.learn.models import Features, Model
 from tacit.learn.row_code import RowCode
-from tacit.privacy.integers import encode_records
+from tacit.privacy.integers import Part, add_encoded
 from tacit.privacy.outer import encode_outer
 
 __all__ = ["Encoding", "Records", "held_out_sum", "unit_sum"]
@@ -55,11 +55,12 @@ class Encoding:
         if self.micro_batch < 1:
             raise ValueError("micro_batch is at least 1")
 
-    def add(self, rows: Floats, count: int, total: Integers) -> None:
-        """Encodes rows and adds the first ``count`` of them to ``total``; the others are padding."""
-        encoded = encode_records(rows, self.clip_norm, self.grid)
-        encoded[count:] = 0  # padding has a gradient too: that of a zero record
-        total += encoded.sum(axis=0)
+    def add(self, parts: Sequence[Part], count: int, total: Integers) -> None:
+        """Encodes rows and adds the first ``count`` of them to ``total``; the others are padding.
+
+        Padding has a gradient too, that of a zero record, and costs as much.
+        """
+        add_encoded(parts, self.clip_norm, self.grid, total, kept=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +128,12 @@ def unit_sum(
         if factored and isinstance(model, LinearHead):
             total += _outer_sum(model.factors(theta, x, y), model, batch.count, code, encoding)
             continue
+        if groups.shape[1] == 1 and code.plain:
+            encoding.add(model.gradient_parts(theta, x, y), batch.count, total)
+            continue
         gradients = batch.means(model.gradients(theta, x, y))
         assessed = batch.means(model.assess(theta, x, y)) if code.metrics is not None else None
-        encoding.add(code.rows(gradients, assessed, encoding.scale), batch.count, total)
+        encoding.add([code.rows(gradients, assessed, encoding.scale)], batch.count, total)
     return total
 
 
@@ -164,7 +168,7 @@ def held_out_sum(
     total = np.zeros(code.coordinates, dtype=np.int64)
     for batch in _batches(records, groups[:, :1], encoding):
         x, y = batch.records
-        encoding.add(code.rows(model.assess(theta, x, y), y), batch.count, total)
+        encoding.add([code.rows(model.assess(theta, x, y), y)], batch.count, total)
     return total
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tacit.algebra.exact import IntegerRows, products
 from tacit.learn.layout import Entry, Layout
 from tacit.learn.linear import Factors
+from tacit.privacy.integers import Part
 
 __all__ = ["Features", "LogisticRegression", "Model", "mean_of_finite"]
 
@@ -49,6 +50,10 @@ class Model(Protocol):
         At a fixed ``n``, row i depends, bit for bit, on record i and ``theta`` only: neither on
         the other records nor on its own position.
         """
+        ...
+
+    def gradient_parts(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
+        """The columns of ``gradients``, at least one part, as the model comes by them: no copies."""
         ...
 
     def mean_gradient(self, theta: Floats, x: Features, y: Labels) -> Floats:
@@ -144,6 +149,10 @@ class LogisticRegression:
         with np.errstate(all="ignore"):  # non-finite rows are the encoder's business
             weights = (errors[:, :, None] * x[:, None, :]).reshape(len(x), -1)
         return np.concatenate([weights, errors], axis=1)
+
+    def gradient_parts(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
+        """All columns of ``gradients`` in one part."""
+        return [self.gradients(theta, x, y)]
 
     def mean_gradient(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """By two plain matrix products, without the records' rows; see ``Model.mean_gradient``."""

@@ -64,6 +64,11 @@ class RowCode:
         """Coordinates behind the gradient."""
         return self.clipping.coordinates + (0 if self.metrics is None else self.metrics.coordinates)
 
+    @property
+    def plain(self) -> bool:
+        """Whether a row is the gradient as it comes, which the encoding itself clips flat."""
+        return self.clipping.mode == "flat" and not self.extra
+
     def beside(self, norms: Floats, assessed: Floats, scale: float = 1.0) -> Floats:
         """What stands behind the gradient in the rows of units, ``float64[n, extra]``.
 

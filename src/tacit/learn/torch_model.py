@@ -9,29 +9,36 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, vjp, vmap
 
 from tacit.errors import ConfigError
 from tacit.learn.layout import Entry, Layout
+from tacit.learn.linear_layers import outer_product_layers, own_name, watched
 from tacit.learn.models import Features, Labels, mean_of_finite
+from tacit.privacy.integers import Part, joined
 from tacit.types import Digest
 
 __all__ = ["Loss", "TorchModel"]
 
 Floats = NDArray[np.float64]
+Tensors = dict[str, Tensor]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``float32[1, classes]`` and labels ``int64[1]`` to a scalar."""
 
-Rows = Callable[[Floats, Features, Labels], Floats]
-"""Parameters and ``n`` records to one row each."""
+Rows = Callable[[Floats, Features, Labels], list[Part]]
+"""Parameters and ``n`` records to the columns of a matrix with a row for each."""
 
 _SCORE_BATCH = 256
+
+_KEPT_BYTES = 30 << 20
+"""Just below 32 MiB, the largest block that glibc ever takes from its own heap."""
 
 
 class TorchModel:
@@ -45,8 +52,8 @@ class TorchModel:
     of that batch size are computed record by record.
 
     Guarantee:
-        At a fixed ``n``, row i of ``gradients`` and of ``assess`` is a function of record i and
-        ``theta`` alone, bit for bit, at any position. By construction for the record-by-record path;
+        At a fixed ``n``, row i of ``gradients``, of its parts and of ``assess`` is a function of
+        record i and ``theta`` alone, bit for bit, at any position. By construction for the record-by-record path;
         for the vectorised path by the check above, which is a measurement and not a proof. Test:
         ``tests/property/test_learn_torch.py::test_rows_are_independent``.
 
@@ -92,8 +99,10 @@ class TorchModel:
         if not trainable:
             raise _unsuitable("the model has no trainable parameter", "leave requires_grad on")
         self._shapes = {name: value.shape for name, value in trainable.items()}
+        self._linear: dict[str, nn.Linear] = {}
         self._position_free: dict[tuple[str, int], bool] = {}
         self._layout = _layout(self._module)
+        _keep_freed_memory()
         self._try_out(_flatten(trainable))
 
     @property
@@ -119,6 +128,10 @@ class TorchModel:
 
     def gradients(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """Per-record gradients, ``float64[n, dimension]``; see ``Model.gradients``."""
+        return joined(self.gradient_parts(theta, x, y))
+
+    def gradient_parts(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
+        """The same by tensors, ``float32``, linear layers in closed form; see ``Model``."""
         return self._by_record("gradients", self._vectorised, theta, x, y)
 
     def mean_gradient(self, theta: Floats, x: Features, y: Labels) -> Floats:
@@ -127,7 +140,7 @@ class TorchModel:
 
     def assess(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """Loss, correctness and last score of each record, ``float64[n, 3]``; see ``Model.assess``."""
-        return self._by_record("assess", self._assessed, theta, x, y)
+        return joined(self._by_record("assess", self._assessed, theta, x, y))
 
     def scores(self, theta: Floats, x: Features) -> Floats:
         """Softmax of the logits, ``float64[n, classes]``."""
@@ -143,7 +156,8 @@ class TorchModel:
 
     def tensors(self, theta: Floats) -> dict[str, Floats]:
         """The trainable parameters under their names in the module."""
-        return {name: value.numpy() for name, value in _split(theta, self._shapes).items()}
+        values = _split(np.array(theta, dtype=np.float64), self._shapes)
+        return {name: value.numpy() for name, value in values.items()}
 
     def _build(self, seed: bytes) -> nn.Module:
         # torch.manual_seed would seed accelerators too, which fork_rng(devices=[]) does not restore.
@@ -154,29 +168,47 @@ class TorchModel:
             torch.default_generator.manual_seed(number)
             return self._factory().to(device="cpu", dtype=torch.float32).eval()
 
-    def _by_record(self, kind: str, rows: Rows, theta: Floats, x: Features, y: Labels) -> Floats:
+    def _by_record(
+        self, kind: str, rows: Rows, theta: Floats, x: Features, y: Labels
+    ) -> list[Part]:
         """The rows at once where that is known to keep them apart, else one by one."""
         n = len(x)
         if (kind, n) not in self._position_free:
             self._position_free[kind, n] = n == 1 or self._check_positions(rows, n)
         if self._position_free[kind, n]:
             return rows(theta, x, y)
-        return np.concatenate([rows(theta, x[i : i + 1], y[i : i + 1]) for i in range(n)])
+        return [np.concatenate([joined(rows(theta, x[i : i + 1], y[i : i + 1])) for i in range(n)])]
 
-    def _vectorised(self, theta: Floats, x: Features, y: Labels) -> Floats:
-        def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(self._module, parameters, (record[None],))
-            return self._loss(logits, label[None])
-
+    def _vectorised(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
         parameters = self._parameters(theta)
+        told = {own_name(name, kind) for name in self._linear for kind in ("weight", "bias")}
+        others = {name: value for name, value in parameters.items() if name not in told}
+        shifts = {name: torch.zeros(1, layer.out_features) for name, layer in self._linear.items()}
+
+        def gradient(record: Tensor, label: Tensor) -> tuple[Tensors, Tensors, Tensors]:
+            def loss(others: Tensors, shifts: Tensors) -> tuple[Tensor, Tensors]:
+                with watched(self._linear, shifts) as inputs:
+                    logits = functional_call(self._module, parameters | others, (record[None],))
+                return self._loss(logits, label[None]), inputs
+
+            found: tuple[Any, ...] = vjp(loss, others, shifts, has_aux=True)
+            value, backward, inputs = found
+            # torch.func.grad would keep the whole graph, to differentiate it once more
+            one = torch.ones_like(value)
+            gradients, outputs = backward(one, retain_graph=False, create_graph=False)
+            return gradients, outputs, inputs
+
         records = torch.from_numpy(np.array(x, dtype=np.float32))
         labels = torch.from_numpy(np.array(y, dtype=np.int64))
         with _one_thread():
-            parts = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, records, labels)
-        flat = torch.cat([parts[name].reshape(len(x), -1) for name in self._shapes], dim=1)
-        return flat.numpy().astype(np.float64)
+            gradients, outputs, inputs = vmap(gradient)(records, labels)
+        parts: dict[str, Part] = {name: _rows(value) for name, value in gradients.items()}
+        for name in self._linear:
+            parts[own_name(name, "weight")] = (_rows(outputs[name]), _rows(inputs[name]))
+            parts[own_name(name, "bias")] = _rows(outputs[name])
+        return [parts[name] for name in self._shapes]
 
-    def _assessed(self, theta: Floats, x: Features, y: Labels) -> Floats:
+    def _assessed(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
         def assess(record: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self._module, parameters, (record[None],))
             right = (logits.argmax(dim=1) == label).to(torch.float64)[0]
@@ -187,7 +219,7 @@ class TorchModel:
         records = torch.from_numpy(np.array(x, dtype=np.float32))
         labels = torch.from_numpy(np.array(y, dtype=np.int64))
         with _one_thread(), torch.no_grad():
-            return vmap(assess)(records, labels).numpy()
+            return [vmap(assess)(records, labels).numpy()]
 
     def _logits(self, theta: Floats, x: Features) -> Tensor:
         parameters = self._parameters(theta)
@@ -201,9 +233,8 @@ class TorchModel:
             ]
         return torch.cat(blocks)
 
-    def _parameters(self, theta: Floats) -> dict[str, Tensor]:
-        values = _split(theta, self._shapes)
-        return {name: value.to(torch.float32) for name, value in values.items()}
+    def _parameters(self, theta: Floats) -> Tensors:
+        return _split(np.array(theta, dtype=np.float32), self._shapes)
 
     def _check_positions(self, rows: Rows, n: int) -> bool:
         """Whether moving a record, or changing all others, leaves its row as it was."""
@@ -211,19 +242,22 @@ class TorchModel:
         theta = 0.1 * public.standard_normal(self.dimension)
         x = public.standard_normal((n, self._features))
         y = public.integers(0, self._classes, n)
-        reference = rows(theta, x, y)
-        moved = rows(theta, np.roll(x, 1, axis=0), np.roll(y, 1))
-        turned = rows(theta, x[::-1], y[::-1])
+
+        def digests(x: Floats, y: Labels) -> list[bytes]:
+            parts = rows(theta, x, y)
+            matrices = [m for part in parts for m in (part if isinstance(part, tuple) else (part,))]
+            digested = (b"".join(matrix[i].tobytes() for matrix in matrices) for i in range(n))
+            return [hashlib.sha256(row).digest() for row in digested]
+
+        reference = digests(x, y)
+        moved = digests(np.roll(x, 1, axis=0), np.roll(y, 1))
+        turned = digests(x[::-1], y[::-1])
         alone = x.copy()
         alone[1:] = 0.0
-        first = rows(theta, alone, y)[:1]
-        return all(
-            ours.tobytes() == theirs.tobytes()
-            for ours, theirs in (
-                (np.roll(moved, -1, axis=0), reference),
-                (np.ascontiguousarray(turned[::-1]), reference),
-                (first, reference[:1]),
-            )
+        return (
+            moved == reference[-1:] + reference[:-1]
+            and turned == reference[::-1]
+            and digests(alone, y)[0] == reference[0]
         )
 
     def _try_out(self, theta: Floats) -> None:
@@ -231,14 +265,15 @@ class TorchModel:
         x, y = np.zeros((1, self._features)), np.zeros(1, dtype=np.int64)
         try:
             shape = tuple(self._logits(theta, x).shape)
-            gradient = self._vectorised(theta, x, y)
+            self._linear = outer_product_layers(self._module, self._shapes, self._features)
+            self._vectorised(theta, x, y)
             changed = set(_layout(self._module).entries) - set(self._layout.entries)
         except Exception as error:
             raise _unsuitable(
                 f"the model fails on one record: {type(error).__name__}: {error}",
                 f"forward must take float32[1, {self._features}] and be usable under torch.func.vmap",
             ) from error
-        if shape != (1, self._classes) or gradient.shape != (1, self.dimension):
+        if shape != (1, self._classes):
             raise _unsuitable(
                 f"the model returns shape {shape} for one record, not (1, {self._classes})",
                 "return one logit per class",
@@ -299,18 +334,36 @@ def _unsuitable(message: str, remedy: str) -> ConfigError:
     return ConfigError("learn.module", message, remedy=remedy)
 
 
-def _flatten(parameters: dict[str, Tensor]) -> Floats:
+def _flatten(parameters: Tensors) -> Floats:
     return np.concatenate(
         [value.to(torch.float64).reshape(-1).numpy() for value in parameters.values()]
     )
 
 
-def _split(theta: Floats, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    vector = torch.from_numpy(np.array(theta, dtype=np.float64))
-    parts = torch.split(vector, [shape.numel() for shape in shapes.values()])
+def _rows(values: Tensor) -> NDArray[np.float32]:
+    """``float32[n, ...]`` as a matrix."""
+    rows: NDArray[np.float32] = values.reshape(len(values), -1).numpy()
+    return rows
+
+
+def _split(theta: Floats | NDArray[np.float32], shapes: dict[str, torch.Size]) -> Tensors:
+    """``theta`` as tensors, which share its memory."""
+    parts = torch.split(torch.from_numpy(theta), [shape.numel() for shape in shapes.values()])
     return {
         name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
+
+
+def _keep_freed_memory() -> None:
+    """Has the allocator keep what one micro-batch frees for the next.
+
+    glibc hands free memory back to the system beyond twice the largest block that it has seen freed,
+    and to be given zeroed pages again is a fifth of a small network's time. So one is freed, unused.
+
+    Reference:
+        mallopt(3), M_MMAP_THRESHOLD: dynamic adjustment.
+    """
+    np.empty(_KEPT_BYTES, dtype=np.uint8)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ bound. The steps before only make sure that an honest record passes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,11 @@ from tacit.algebra.encoding import truncate
 
 __all__ = [
     "MAX_SENSITIVITY",
+    "Part",
+    "add_encoded",
     "encode_records",
     "encode_row",
+    "joined",
     "rounded_norm_bound",
     "sensitivity",
     "squares_within",
@@ -31,10 +36,14 @@ MAX_SENSITIVITY = 2**31 - 1
 MAX_LENGTH = 2**31 - 1
 """Longest vector for which ``_square_sums`` is proved not to overflow."""
 
-BLOCK_ELEMENTS = 1 << 20
+BLOCK = 1 << 15
+"""Elements that are worked on at once; with their scratch they stay in a core's own cache."""
 
-LONG_ROW = 1 << 15
-"""A row of this length or more is encoded in blocks of it, which stay in a core's own cache."""
+JOINED = 1 << 17
+"""Elements of joined rows that are made at once, unless one row is longer; they fit into that cache."""
+
+LONG_ROW = 1 << 12
+"""A row of this length or more is encoded by ``encode_row``, shorter ones many at a time."""
 
 MARGIN = 1.0 - 2.0**-32
 """Keeps an honest record below D although its norm is rounded: sums of squares, roots, products and
@@ -47,6 +56,12 @@ LEAST_SQUARES, MOST_SQUARES = 1e-280, 1e280
 """Between these a plain sum of squares neither overflows nor loses what matters to underflow."""
 
 LOW_HALF = 2**32 - 1
+
+Reals = NDArray[np.float32] | NDArray[np.float64]
+
+Part = Reals | tuple[Reals, Reals]
+"""Some columns of a matrix with a row per record: float[n, p] as they are, or a pair float[n, p] and
+float[n, q] for p q columns, all products of a record's row in the first with its row in the second."""
 
 Signed = NDArray[np.int16] | NDArray[np.int32] | NDArray[np.int64]
 
@@ -126,19 +141,124 @@ def encode_records(
     count, length = values.shape
     if length > MAX_LENGTH:
         raise ValueError(f"a record must have at most {MAX_LENGTH} coordinates")
-    if length >= LONG_ROW:
-        encoded = np.empty((count, length), dtype=np.int64)
-        for i in range(count):
-            encode_row(values[i], clip_norm, grid, encoded[i])
-        return encoded
     encoded = np.zeros((count, length), dtype=np.int64)
-    if length == 0:
+    if length >= LONG_ROW:
+        for row, x in zip(values, encoded, strict=True):
+            encode_row(row, clip_norm, grid, x)
         return encoded
-    rows = max(1, BLOCK_ELEMENTS // length)
-    for start in range(0, count, rows):
+    rows = BLOCK // max(1, length)
+    for start in range(0, count if length else 0, rows):
         block = slice(start, start + rows)
         encoded[block] = _encode_block(values[block], bound, grid)
     return encoded
+
+
+def add_encoded(
+    parts: Sequence[Part],
+    clip_norm: float,
+    grid: float,
+    total: NDArray[np.int64],
+    *,
+    kept: int | None = None,
+) -> None:
+    """Adds the rows of ``encode_records`` to a sum, making a few of them at a time.
+
+    Args:
+        parts: The columns of the gradients, from left to right; n rows, one per record, any values
+            including NaN and infinities.
+        clip_norm: L2 bound on one record's gradient; positive and finite.
+        grid: Value of one integer unit; positive and finite, at most ``clip_norm``.
+        total: int64[d], added to in place; d the number of columns. It stays below 2**63 in magnitude.
+        kept: How many rows, from the first on, are added; the others are padding, which takes the
+            same work. All by default.
+
+    Raises:
+        ValueError: Shapes disagree, too long a row, or ``clip_norm / grid`` out of range.
+
+    Guarantee:
+        ``total`` grows by ``encode_records(joined(parts), clip_norm, grid)[:kept].sum(axis=0)``, bit
+        for bit: by one vector per record, a function of that record alone, of integer norm at most
+        ``sensitivity(clip_norm, grid)``. What it holds beyond its arguments does not grow with n.
+        Checked by ``tests/property/test_privacy_integers.py::test_the_sum_is_that_of_the_encoded_rows``,
+        ``::test_no_input_adds_more_than_the_sensitivity`` and
+        ``::test_adding_holds_no_more_for_more_records``.
+    """
+    bound = sensitivity(clip_norm, grid)
+    count, columns = _columns(parts)
+    length = columns[-1].stop
+    if total.shape != (length,) or length > MAX_LENGTH:
+        raise ValueError(f"total must be as long as a row, which has at most {MAX_LENGTH} columns")
+    if kept is None:
+        kept = count
+    if length >= LONG_ROW:
+        _add_long_rows(parts, bound, grid, total, kept)
+        return
+    for start, rows in _joined_blocks(parts):
+        total += encode_records(rows, clip_norm, grid)[: max(0, kept - start)].sum(axis=0)
+
+
+def joined(parts: Sequence[Part]) -> NDArray[np.float64]:
+    """The matrix whose columns the parts are, float64[n, d]; products are exact for float32 pairs.
+
+    Raises:
+        ValueError: Not matrices, or of different numbers of rows.
+    """
+    count, columns = _columns(parts)
+    rows = np.empty((count, columns[-1].stop))
+    _join(parts, columns, slice(0, count), rows)
+    return rows
+
+
+def _add_long_rows(
+    parts: Sequence[Part], bound: int, grid: float, total: NDArray[np.int64], kept: int
+) -> None:
+    """``add_encoded`` row by row, padding to no avail."""
+    count, _ = _columns(parts)
+    x = np.empty(len(total), dtype=np.int32)
+    width = np.int32 if count * bound <= MAX_SENSITIVITY else np.int64  # no sum leaves it
+    added, dropped = np.zeros((2, len(total)), dtype=width)
+    with np.errstate(all="ignore"):  # as in encode_row
+        for start, rows in _joined_blocks(parts):
+            for i, row in enumerate(rows, start):
+                _encode_long(row, bound, grid, x)
+                some = added if i < kept else dropped
+                some += x
+    total += added
+
+
+def _joined_blocks(parts: Sequence[Part]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """``joined``, some rows at a time in one and the same array, and the index of the first."""
+    count, columns = _columns(parts)
+    length = columns[-1].stop
+    room = np.empty((min(count, max(1, JOINED // max(1, length))), length))
+    for start in range(0, count, max(1, len(room))):
+        rows = room[: count - start]
+        _join(parts, columns, slice(start, start + len(rows)), rows)
+        yield start, rows
+
+
+def _columns(parts: Sequence[Part]) -> tuple[int, list[slice]]:
+    """The number of rows, and which columns of the joined matrix each part holds."""
+    halves = [part if isinstance(part, tuple) else (part,) for part in parts]
+    matrices = [matrix for half in halves for matrix in half]
+    if {matrix.ndim for matrix in matrices} != {2} or len({len(m) for m in matrices}) != 1:
+        raise ValueError("parts must be matrices with a row per record each")
+    stops = list(accumulate(math.prod(m.shape[1] for m in half) for half in halves))
+    return len(matrices[0]), [slice(*ends) for ends in pairwise([0, *stops])]
+
+
+def _join(
+    parts: Sequence[Part], columns: Sequence[slice], rows: slice, out: NDArray[np.float64]
+) -> None:
+    """Some rows of ``joined``."""
+    with np.errstate(all="ignore"):  # as in encode_row
+        for part, where in zip(parts, columns, strict=True):
+            if isinstance(part, tuple):
+                one, other = (half[rows].astype(np.float64) for half in part)
+                products = out[:, where].reshape(*one.shape, other.shape[1])
+                np.einsum("ij,ik->ijk", one, other, out=products)
+            else:
+                out[:, where] = part[rows]
 
 
 def _encode_block(values: NDArray[np.float64], bound: int, grid: float) -> NDArray[np.int64]:
@@ -200,20 +320,25 @@ def encode_row(values: NDArray[np.float64], clip_norm: float, grid: float, out: 
     if np.iinfo(out.dtype).max < bound:
         raise ValueError("the integers of out are too narrow for clip_norm / grid")
     with np.errstate(all="ignore"):  # NaN, inf and overflow are what this function is about
-        squares = sum_of_squares(values)
-        if not LEAST_SQUARES < squares < MOST_SQUARES or not 1e-100 < grid < 1e100:
-            _encode_odd_row(values, bound, grid, out)
-            return
-        limit, norm = bound * grid * MARGIN, math.sqrt(squares)
-        factor = (1.0 if norm <= limit else limit / norm) / grid
-        scratch, total = np.empty(LONG_ROW), 0.0
-        for start in range(0, len(values), LONG_ROW):
-            block = values[start : start + LONG_ROW]
-            q = np.multiply(block, factor, out=scratch[: len(block)])
-            out[start : start + LONG_ROW] = q  # truncates towards zero
-            total += float(np.einsum("i,i->", q, q))
-        if not _certain(total, bound):
-            _encode_odd_row(values, bound, grid, out)
+        _encode_long(values, bound, grid, out)
+
+
+def _encode_long(values: NDArray[np.float64], bound: int, grid: float, out: Signed) -> None:
+    """``encode_row`` of checked arguments."""
+    squares = sum_of_squares(values)
+    if not LEAST_SQUARES < squares < MOST_SQUARES or not 1e-100 < grid < 1e100:
+        _encode_odd_row(values, bound, grid, out)
+        return
+    limit, norm = bound * grid * MARGIN, math.sqrt(squares)
+    factor = (1.0 if norm <= limit else limit / norm) / grid
+    scratch, total = np.empty(BLOCK), 0.0
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
+        q = np.multiply(block, factor, out=scratch[: len(block)])
+        out[start : start + BLOCK] = q  # truncates towards zero
+        total += float(np.einsum("i,i->", q, q))
+    if not _certain(total, bound):
+        _encode_odd_row(values, bound, grid, out)
 
 
 def sum_of_squares(values: NDArray[np.float64]) -> float:
@@ -222,8 +347,8 @@ def sum_of_squares(values: NDArray[np.float64]) -> float:
     The order of summation depends on the length alone, never on an address or a thread.
     """
     total = 0.0
-    for start in range(0, len(values), LONG_ROW):
-        block = values[start : start + LONG_ROW]
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK]
         total += float(np.einsum("i,i->", block, block))
     return total
 
@@ -244,7 +369,7 @@ def _certain(squares: float, bound: int) -> bool:
 
 def _encode_odd_row(values: NDArray[np.float64], bound: int, grid: float, out: Signed) -> None:
     """``encode_row`` for any values at all, by the exact check; slower and rarely needed."""
-    blocks = [slice(start, start + LONG_ROW) for start in range(0, len(values), LONG_ROW)]
+    blocks = [slice(start, start + BLOCK) for start in range(0, len(values), BLOCK)]
     peak = float(np.max([np.abs(values[block]).max() for block in blocks], initial=0.0))
     out[...] = 0
     if not 0.0 < peak < math.inf:
