@@ -18,13 +18,15 @@ CASES = {
 }
 
 
-def setting(n, classes, micro_batch, seed, metrics=None, mode="flat"):
+def setting(n, classes, micro_batch, seed, *, metrics=None, mode="flat", scale=1.0, features=6):
+    """Half of the records ``scale`` times as long as usual."""
     rng = np.random.default_rng(seed)
-    model = LogisticRegression(6, classes)
+    model = LogisticRegression(features, classes)
     theta = rng.normal(size=model.dimension)
-    x, y = rng.normal(size=(n, 6)), rng.integers(0, classes, n)
+    x, y = rng.normal(size=(n, features)), rng.integers(0, classes, n)
+    x[::2] *= scale
     rows_of = (classes if classes > 2 else 1,)
-    layers = (6 * rows_of[0], rows_of[0])
+    layers = (features * rows_of[0], rows_of[0])
     code = RowCode.of(0.5, mode, layers=layers, bit_share=0.05, metrics=metrics)
     encoding = Encoding(0.5, 2.0**-24, micro_batch, 0.7 if mode == "adaptive" else 1.0)
 
@@ -36,16 +38,27 @@ def setting(n, classes, micro_batch, seed, metrics=None, mode="flat"):
     return rng, total
 
 
-@given(**CASES)
+@given(**CASES, scale=st.sampled_from([1.0, 1e-300, 1e3, 1e100, 1e300, np.inf]))
 @settings(max_examples=60)
-def test_removing_a_record_removes_its_share(n, classes, micro_batch, seed):
-    rng, total = setting(n, classes, micro_batch, seed)
+def test_removing_a_record_removes_its_share(n, classes, micro_batch, seed, scale):
+    rng, total = setting(n, classes, micro_batch, seed, scale=scale)
     everyone = np.arange(n)
     row = int(rng.integers(n))
     share = total(everyone[row : row + 1])
     assert (total(everyone) - total(np.delete(everyone, row)) == share).all()
     assert (total(everyone) - total(everyone, everyone != row) == share).all()
     assert sum(int(value) ** 2 for value in share) <= sensitivity(0.5, 2.0**-24) ** 2
+
+
+def test_many_features_and_large_batches_keep_the_shares_apart():
+    """Where a matrix library blocks and threads, and rounds a row by where it stands."""
+    _, total = setting(150, 10, 128, seed=1, features=2000)
+    everyone = np.arange(150)
+    for row in (0, 63, 149):
+        share = total(everyone[row : row + 1])
+        assert share.any()
+        assert (total(everyone) - total(np.delete(everyone, row)) == share).all()
+        assert (total(everyone[::-1]) - total(everyone, everyone != row) == share).all()
 
 
 @given(**CASES, sites=st.integers(1, 6))
@@ -67,7 +80,7 @@ def test_the_sites_add_up_to_the_pool(n, classes, micro_batch, seed, sites):
 @settings(max_examples=60)
 def test_a_row_with_metrics_keeps_the_sensitivity(n, classes, micro_batch, seed, share, loss_bound):
     code = MetricCode(clip_norm=0.5, share=share, loss_bound=loss_bound)
-    rng, total = setting(n, classes, micro_batch, seed, code)
+    rng, total = setting(n, classes, micro_batch, seed, metrics=code)
     everyone = np.arange(n)
     row = int(rng.integers(n))
     alone = total(everyone[row : row + 1])

@@ -202,3 +202,14 @@ def test_sixteen_bits_have_no_room_for_a_client_with_noise():
     with pytest.raises(ConfigError) as caught:
         plan_for(job, clients=CLIENTS, helpers=4, length=10_000)
     assert caught.value.details["key"] == "ring_bits"
+
+
+def test_a_crowded_entity_does_not_change_how_others_are_computed():
+    """All others have one record each: were the width theirs, they would be summed another way."""
+    workload, plan = made("entity")
+    x, y, _ = records(3, count=40)
+    owners = np.concatenate([np.arange(37), [37, 37, 37]])
+    everyone, _ = total(workload, plan, of_entities(x, y, owners, range(38)))
+    others, _ = total(workload, plan, of_entities(x, y, owners, range(37)))
+    alone, _ = total(workload, plan, of_entities(x, y, owners, [37]))
+    assert (everyone - others == alone).all()

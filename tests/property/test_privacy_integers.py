@@ -253,9 +253,12 @@ def test_the_exact_check_does_not_overflow():
     rows[1, 3] = -top
     rows[2, :2] = (top, 1)
     rows[3] = top  # nine squares of 2**62 wrap uint64
-    assert integers._within(rows, top).tolist() == [True, True, False, False]
+    assert integers.squares_within(rows, top**2).tolist() == [True, True, False, False]
     # here only the carry from the lower halves tells
-    assert integers._within(np.array([[65535, 65535], [65535, 0]]), 65535).tolist() == [False, True]
+    assert integers.squares_within(np.array([[65535, 65535], [65535, 0]]), 65535**2).tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_a_vector_whose_truncated_norm_would_exceed_the_bound_is_kept_below_it():

@@ -1,1 +1,1 @@
-"""Rings, mask expansion and fixed-point encoding."""
+"""Rings, mask expansion, fixed-point encoding and exact integer products."""

@@ -13,17 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.learn.held_out import HeldOutCode
-from tacit.learn.models import Model
+from tacit.learn.linear import Factors, LinearHead
+from tacit.learn.memory import keep_freed_memory
+from tacit.learn.models import Features, Model
 from tacit.learn.row_code import RowCode
 from tacit.privacy.integers import encode_records
+from tacit.privacy.outer import encode_outer
 
 __all__ = ["Encoding", "Records", "held_out_sum", "unit_sum"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-Records = tuple[Floats, Integers]
-"""Scaled features ``float64[n, k]`` and class indices ``int64[n]``."""
+Records = tuple[Features, Integers]
+"""Scaled features ``float64[n, k]``, or ``float32``, and class indices ``int64[n]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def unit_sum(
     An entity's gradient, and its metrics, are the mean over those of its records that are used.
 
     Args:
-        model: Gives per-record gradients.
+        model: Gives per-record gradients; a ``LinearHead`` is asked for their factors instead, which
+            costs two matrix products where rows would cost as many elements as records times ``d``.
         theta: Parameters, ``float64[d]``.
         records: All records of the data holder.
         groups: ``int64[m, c]``, see ``privacy.sampling.draw_groups``.
@@ -112,13 +116,32 @@ def unit_sum(
     Reference:
         Abadi et al. 2016, algorithm 1; McMahan et al. 2018 (one clipped contribution per user).
     """
+    keep_freed_memory()
     total = np.zeros(model.dimension + code.extra, dtype=np.int64)
+    factored = groups.shape[1] == 1 and code.clipping.mode != "per-layer"
     for batch in _batches(records, groups, encoding.micro_batch):
         x, y = batch.records
+        if factored and isinstance(model, LinearHead):
+            total += _outer_sum(model.factors(theta, x, y), model, batch.count, code, encoding)
+            continue
         gradients = batch.means(model.gradients(theta, x, y))
         assessed = batch.means(model.assess(theta, x, y)) if code.metrics is not None else None
         encoding.add(code.rows(gradients, assessed, encoding.scale), batch.count, total)
     return total
+
+
+def _outer_sum(
+    factors: Factors, model: LinearHead, count: int, code: RowCode, encoding: Encoding
+) -> Integers:
+    """The rows of a linear head's first ``count`` records, summed without being written out."""
+    norms = factors.norms()
+    with np.errstate(all="ignore"):  # what is not finite is the encoder's business
+        errors = factors.errors * code.clipping.factors(norms, encoding.scale)[:, None]
+    beside = code.beside(norms, factors.assessed, encoding.scale)
+    encoded = encode_outer(errors, factors.inputs, encoding.clip_norm, encoding.grid, beside)
+    encoded.drop(slice(count, None))
+    matrix, sums = encoded.sums()
+    return np.concatenate([model.arranged(matrix), sums])
 
 
 def held_out_sum(
@@ -154,6 +177,7 @@ def _batches(records: Records, groups: Integers, size: int) -> Iterator[_Batch]:
         group[: len(chosen)] = chosen
         flat = group.reshape(-1)
         there = flat >= 0
-        features, labels = np.zeros((len(flat), x.shape[1])), np.zeros(len(flat), dtype=np.int64)
+        features = np.zeros((len(flat), x.shape[1]), dtype=x.dtype)
+        labels = np.zeros(len(flat), dtype=np.int64)
         features[there], labels[there] = x[flat[there]], y[flat[there]]
         yield _Batch((features, labels), group >= 0, len(chosen))

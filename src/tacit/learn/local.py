@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.learn.models import Model
+from tacit.learn.memory import keep_freed_memory
+from tacit.learn.models import Features, Labels, Model
 
 __all__ = ["LocalSettings", "local_update"]
 
@@ -36,20 +37,21 @@ class LocalSettings:
 def local_update(
     model: Model,
     theta: NDArray[np.float64],
-    x: NDArray[np.float64],
-    y: NDArray[np.int64],
+    x: Features,
+    y: Labels,
     settings: LocalSettings,
     entropy_seed: bytes,
 ) -> NDArray[np.float64]:
     """How local training moves the model: its parameters afterwards less ``theta``, ``float64[d]``.
 
     This has no record-level guarantee; a record whose gradient is not finite is left out. Too large a
-    learning rate may leave an update that is not finite.
+    learning rate may leave an update that is not finite. The same call gives the same bits on one
+    machine; another machine's matrix products may be rounded otherwise.
 
     Args:
-        model: Gives per-record gradients.
+        model: Gives mean gradients.
         theta: Parameters at the start of the round, ``float64[d]``.
-        x: Scaled features, ``float64[n, k]``, n at least 1.
+        x: Scaled features, ``float64[n, k]`` or ``float32``, n at least 1.
         y: Class indices, ``int64[n]``.
         settings: Epochs, batch and learning rate.
         entropy_seed: Governs the order of the records and nothing else; not used where one batch
@@ -63,6 +65,7 @@ def local_update(
     """
     if not len(x):
         raise ValueError("local training needs at least one record")
+    keep_freed_memory()
     order = np.random.Generator(np.random.PCG64(int.from_bytes(entropy_seed, "little")))
     local = theta.copy()
     for _ in range(settings.epochs):
@@ -70,8 +73,6 @@ def local_update(
         shuffled = np.arange(len(x)) if whole else order.permutation(len(x))
         for start in range(0, len(x), settings.batch):
             chosen = shuffled[start : start + settings.batch]
-            gradients = model.gradients(local, x[chosen], y[chosen])
-            gradients[~np.isfinite(gradients).all(axis=1)] = 0.0
             with np.errstate(all="ignore"):  # whoever uses the update looks whether it is finite
-                local -= settings.learning_rate * gradients.mean(axis=0)
+                local -= settings.learning_rate * model.mean_gradient(local, x[chosen], y[chosen])
     return local - theta

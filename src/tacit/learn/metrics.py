@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.errors import RoundAborted
-from tacit.learn.models import Model
+from tacit.learn.models import Features, Model
 
 __all__ = ["accuracy", "auc", "evaluate"]
 
@@ -49,7 +49,7 @@ def auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
     return twice_wins / (2 * positives * negatives)
 
 
-def evaluate(model: Model, theta: Floats, x: Floats, y: Labels) -> dict[str, float]:
+def evaluate(model: Model, theta: Floats, x: Features, y: Labels) -> dict[str, float]:
     """``accuracy``, ``loss`` and ``auc`` (macro one-vs-rest for more than two classes).
 
     ``auc`` averages over the classes that occur and is absent when only one does.
@@ -57,7 +57,7 @@ def evaluate(model: Model, theta: Floats, x: Floats, y: Labels) -> dict[str, flo
     Args:
         model: The model.
         theta: Its parameters, ``float64[d]``.
-        x: Scaled features, ``float64[n, k]``, n at least 1.
+        x: Scaled features, ``float64[n, k]`` or ``float32``, n at least 1.
         y: ``int64[n]``, class indices.
 
     Raises:

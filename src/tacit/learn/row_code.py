@@ -64,6 +64,21 @@ class RowCode:
         """Coordinates behind the gradient."""
         return self.clipping.coordinates + (0 if self.metrics is None else self.metrics.coordinates)
 
+    def beside(self, norms: Floats, assessed: Floats, scale: float = 1.0) -> Floats:
+        """What stands behind the gradient in the rows of units, ``float64[n, extra]``.
+
+        Args:
+            norms: Of their gradients, ``float64[n]``.
+            assessed: ``float64[n, 3]``, see ``Model.assess``.
+            scale: The public scale of adaptive clipping.
+        """
+        parts = [np.zeros((len(norms), 0))]
+        if self.clipping.coordinates:
+            parts.append(self.clipping.bits(norms, scale)[:, None])
+        if self.metrics is not None:
+            parts.append(self.metrics.code(assessed))
+        return np.concatenate(parts, axis=1)
+
     def rows(self, gradients: Floats, assessed: Floats | None, scale: float = 1.0) -> Floats:
         """The rows of units; of norm ``clip_norm`` at most, up to rounding.
 

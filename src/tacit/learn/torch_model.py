@@ -18,17 +18,17 @@ from torch.func import functional_call, grad, vmap
 
 from tacit.errors import ConfigError
 from tacit.learn.layout import Entry, Layout
+from tacit.learn.models import Features, Labels, mean_of_finite
 from tacit.types import Digest
 
 __all__ = ["Loss", "TorchModel"]
 
 Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``float32[1, classes]`` and labels ``int64[1]`` to a scalar."""
 
-Rows = Callable[[Floats, Floats, Labels], Floats]
+Rows = Callable[[Floats, Features, Labels], Floats]
 """Parameters and ``n`` records to one row each."""
 
 _SCORE_BATCH = 256
@@ -117,19 +117,23 @@ class TorchModel:
             }
         )
 
-    def gradients(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+    def gradients(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """Per-record gradients, ``float64[n, dimension]``; see ``Model.gradients``."""
         return self._by_record("gradients", self._vectorised, theta, x, y)
 
-    def assess(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+    def mean_gradient(self, theta: Floats, x: Features, y: Labels) -> Floats:
+        """Mean of the per-record rows; see ``Model.mean_gradient``."""
+        return mean_of_finite(self.gradients(theta, x, y))
+
+    def assess(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """Loss, correctness and last score of each record, ``float64[n, 3]``; see ``Model.assess``."""
         return self._by_record("assess", self._assessed, theta, x, y)
 
-    def scores(self, theta: Floats, x: Floats) -> Floats:
+    def scores(self, theta: Floats, x: Features) -> Floats:
         """Softmax of the logits, ``float64[n, classes]``."""
         return torch.softmax(self._logits(theta, x).to(torch.float64), dim=1).numpy()
 
-    def loss(self, theta: Floats, x: Floats, y: Labels) -> float:
+    def loss(self, theta: Floats, x: Features, y: Labels) -> float:
         """Mean loss."""
         labels = torch.from_numpy(np.array(y, dtype=np.int64))
         logits = self._logits(theta, x)
@@ -150,7 +154,7 @@ class TorchModel:
             torch.default_generator.manual_seed(number)
             return self._factory().to(device="cpu", dtype=torch.float32).eval()
 
-    def _by_record(self, kind: str, rows: Rows, theta: Floats, x: Floats, y: Labels) -> Floats:
+    def _by_record(self, kind: str, rows: Rows, theta: Floats, x: Features, y: Labels) -> Floats:
         """The rows at once where that is known to keep them apart, else one by one."""
         n = len(x)
         if (kind, n) not in self._position_free:
@@ -159,7 +163,7 @@ class TorchModel:
             return rows(theta, x, y)
         return np.concatenate([rows(theta, x[i : i + 1], y[i : i + 1]) for i in range(n)])
 
-    def _vectorised(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+    def _vectorised(self, theta: Floats, x: Features, y: Labels) -> Floats:
         def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self._module, parameters, (record[None],))
             return self._loss(logits, label[None])
@@ -172,7 +176,7 @@ class TorchModel:
         flat = torch.cat([parts[name].reshape(len(x), -1) for name in self._shapes], dim=1)
         return flat.numpy().astype(np.float64)
 
-    def _assessed(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+    def _assessed(self, theta: Floats, x: Features, y: Labels) -> Floats:
         def assess(record: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(self._module, parameters, (record[None],))
             right = (logits.argmax(dim=1) == label).to(torch.float64)[0]
@@ -185,7 +189,7 @@ class TorchModel:
         with _one_thread(), torch.no_grad():
             return vmap(assess)(records, labels).numpy()
 
-    def _logits(self, theta: Floats, x: Floats) -> Tensor:
+    def _logits(self, theta: Floats, x: Features) -> Tensor:
         parameters = self._parameters(theta)
         records = torch.from_numpy(np.array(x, dtype=np.float32))
         with _one_thread(), torch.no_grad():

@@ -89,9 +89,9 @@ class Privacy(Table):
     max_records: int = Field(
         default=1,
         ge=1,
-        le=4096,
+        le=256,
         description="Unit `entity`: so many of an entity's records enter a round at most, drawn anew "
-        "in every round; their mean gradient is clipped.",
+        "in every round; their mean gradient is clipped. Every entity costs the work of so many.",
     )
     client_sampling: Literal["secret", "visible"] = Field(
         default="secret",

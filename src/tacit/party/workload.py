@@ -24,6 +24,7 @@ from tacit.learn.holdout import held_out_rows
 from tacit.learn.layout import Layout
 from tacit.learn.local import LocalSettings, local_update
 from tacit.learn.metrics import evaluate
+from tacit.learn.models import Features
 from tacit.learn.server import ServerRule, ServerState
 from tacit.party.coordinates import (
     Coordinates,
@@ -52,14 +53,14 @@ class TrainingData:
     """What one site trains and evaluates on; memory only.
 
     Args:
-        features: Scaled features, ``float64[n, k]``.
+        features: Scaled features, ``float64[n, k]`` or ``float32``.
         labels: Class indices, ``int64[n]``.
         entities: Whose record each is, ``int64[n]`` from 0 without gaps; None if every record stands
             for itself.
         held_out: Records that are evaluated and never trained on.
     """
 
-    features: Floats
+    features: Features
     labels: NDArray[np.int64]
     entities: NDArray[np.int64] | None = None
     held_out: TrainingData | None = None

@@ -21,6 +21,7 @@ __all__ = [
     "encode_row",
     "rounded_norm_bound",
     "sensitivity",
+    "squares_within",
     "sum_of_squares",
 ]
 
@@ -149,7 +150,7 @@ def _encode_block(values: NDArray[np.float64], bound: int, grid: float) -> NDArr
         length = np.sqrt(np.square(values / peak).sum(axis=1, keepdims=True))
         scale = np.concatenate((peak, np.where(usable, length, 1.0)), axis=1)
         x = _clipped_units(values, scale, bound, grid)
-    x[~_within(x, bound)] = 0
+    x[~squares_within(x, bound**2)] = 0
     return x
 
 
@@ -259,10 +260,16 @@ def _encode_odd_row(values: NDArray[np.float64], bound: int, grid: float, out: S
         out[...] = 0
 
 
-def _within(x: NDArray[np.int64], bound: int) -> NDArray[np.bool_]:
-    """Whether each row's sum of squares is at most ``bound**2``, exactly."""
+def squares_within(x: NDArray[np.int64], limit: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each row's sum of squares is at most ``limit``, exactly: ``bool[n]``.
+
+    Args:
+        x: int64[n, d], magnitudes below 2^31.
+        limit: For all rows, or ``int64[n]``; from 0 to 2^62.
+    """
     high, low = _square_sums(x)
-    limit_high, limit_low = np.uint64(bound**2 >> 32), np.uint64(bound**2 & LOW_HALF)
+    limits = np.asarray(limit, dtype=np.int64).view(np.uint64)
+    limit_high, limit_low = limits >> np.uint64(32), limits & np.uint64(LOW_HALF)
     result: NDArray[np.bool_] = (high < limit_high) | ((high == limit_high) & (low <= limit_low))
     return result
 

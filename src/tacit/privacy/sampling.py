@@ -80,8 +80,9 @@ def draw_groups(
         entropy: Secret randomness; what is drawn depends on n and m alone.
 
     Returns:
-        ``int64[m, c]`` of indices into the records, c at most ``cap``: a row per entity, -1 where it has
-        no further record, and all over the row of one that was not sampled.
+        ``int64[m, cap]`` (``[n, 1]`` without ``entities``) of indices into the records: a row per entity,
+        -1 where it has no further record, and all over the row of one that was not sampled. The width is
+        public: one that followed the data would let an entity change how others are computed.
 
     Raises:
         ValueError: An argument is out of range.
@@ -103,8 +104,8 @@ def draw_groups(
     if not counts.all():
         raise ValueError("entities are numbered without gaps")
     place = np.arange(n) - np.repeat(np.cumsum(counts) - counts, counts)
-    groups = np.full((len(counts), max(1, min(cap, counts.max(initial=1)))), -1, dtype=np.int64)
-    used = place < groups.shape[1]
+    groups = np.full((len(counts), cap), -1, dtype=np.int64)
+    used = place < cap
     groups[entities[order][used], place[used]] = order[used]
     groups[~poisson_sample(len(counts), threshold, entropy)] = -1
     return groups
