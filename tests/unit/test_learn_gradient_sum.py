@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from tacit.learn import gradient_sum
+from tacit.learn.gradient_sum import Encoding, unit_sum
 from tacit.learn.linear import LinearHead
 from tacit.learn.models import LogisticRegression
 from tacit.learn.record_metrics import MetricCode
+from tacit.learn.row_code import RowCode
 from tacit.testing.sums import record_sum
 
 PUBLIC = {"clip_norm": 1.0, "grid": 2.0**-20, "micro_batch": 8}
@@ -53,6 +55,22 @@ def setting(kind, n, k=3, seed=0, classes=2):
     model = kind(k, classes)
     x = rng.uniform(-1, 1, size=(n, k))
     return model, rng.normal(size=model.dimension), x, rng.integers(0, classes, n)
+
+
+def test_without_padding_the_sum_is_the_same_and_the_work_that_of_the_sample(kind):
+    model, theta, x, y = setting(kind, 40)
+    selected = np.arange(40) % 4 == 0
+    groups = np.where(selected, np.arange(40), -1)[:, None]
+    code = RowCode.of(1.0)
+    sums, shapes = [], []
+    for padded in (True, False):
+        model.shapes.clear()
+        encoding = Encoding(**PUBLIC, padded=padded)
+        sums.append(unit_sum(model, theta, (x, y), groups, code, encoding))
+        shapes.append(list(model.shapes))
+    assert np.array_equal(*sums)
+    assert sums[0].any()
+    assert shapes == [[(8, 3)] * 5, [(8, 3)] * 2]
 
 
 def test_the_kinds_take_different_ways():

@@ -38,6 +38,8 @@ class Encoding:
         grid: Value of one integer unit, positive.
         micro_batch: Units per computation, at least 1; the same at every site.
         scale: The public scale of adaptive clipping.
+        padded: Whether the work is that of all units, whatever was sampled. Without it the time tells
+            how many were: only where nobody has to be protected.
 
     Raises:
         ValueError: ``micro_batch`` is below 1.
@@ -47,6 +49,7 @@ class Encoding:
     grid: float
     micro_batch: int
     scale: float = 1.0
+    padded: bool = True
 
     def __post_init__(self) -> None:
         if self.micro_batch < 1:
@@ -119,7 +122,7 @@ def unit_sum(
     keep_freed_memory()
     total = np.zeros(model.dimension + code.extra, dtype=np.int64)
     factored = groups.shape[1] == 1 and code.clipping.mode != "per-layer"
-    for batch in _batches(records, groups, encoding.micro_batch):
+    for batch in _batches(records, groups, encoding):
         x, y = batch.records
         if factored and isinstance(model, LinearHead):
             total += _outer_sum(model.factors(theta, x, y), model, batch.count, code, encoding)
@@ -159,19 +162,20 @@ def held_out_sum(
     ``tests/property/test_learn_held_out.py::test_removing_a_held_out_record_removes_its_row``.
     """
     total = np.zeros(code.coordinates, dtype=np.int64)
-    for batch in _batches(records, groups[:, :1], encoding.micro_batch):
+    for batch in _batches(records, groups[:, :1], encoding):
         x, y = batch.records
         encoding.add(code.rows(model.assess(theta, x, y), y), batch.count, total)
     return total
 
 
-def _batches(records: Records, groups: Integers, size: int) -> Iterator[_Batch]:
+def _batches(records: Records, groups: Integers, encoding: Encoding) -> Iterator[_Batch]:
     """Micro-batches of the sampled units and then of padding, as many as all units would fill."""
-    x, y = records
+    (x, y), size = records, encoding.micro_batch
     if x.ndim != 2 or y.shape != (len(x),) or groups.ndim != 2:
         raise ValueError("x is [n, k], y is [n], groups is [m, c]")
     sampled = groups[groups[:, 0] >= 0]
-    for start in range(0, max(1, -(-len(groups) // size)) * size, size):
+    units = len(groups) if encoding.padded else len(sampled)
+    for start in range(0, max(1, -(-units // size)) * size, size):
         chosen = sampled[start : start + size]
         group = np.full((size, groups.shape[1]), -1, dtype=np.int64)
         group[: len(chosen)] = chosen

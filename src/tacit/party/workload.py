@@ -222,7 +222,8 @@ class Workload:
             plan: The run's plan.
             entropy: Samples units, or governs the order of local training and, in 16 bits, rounding.
             carried: What this site carried after its last upload.
-            idle: Whether a client that is not sampled trains for nothing, so that nobody sees it rest.
+            idle: Whether what is not sampled is worked for all the same, a client or the micro-batches
+                of a site's other units, so that nobody sees it rest.
 
         Raises:
             ConfigError: Weighted ``fedavg`` with more records than ``privacy.expected_units``.
@@ -242,7 +243,7 @@ class Workload:
             ``tests/unit/test_learn_local_layers.py::test_local_layers_never_leave_the_site``.
         """
         if self.job.training.algorithm == "sgd":
-            total = self._unit_sums(state, data, plan, entropy)
+            total = self._unit_sums(state, data, plan, entropy, idle)
             return Contributed(Ring(plan.ring_bits).from_integers(total), carried)
         if is_weighted(self.job):
             return self._weighted_update(state, data, plan, entropy, carried)
@@ -256,12 +257,17 @@ class Workload:
         return Contributed(made.vector * np.asarray(0, dtype=made.vector.dtype), carried, sampled)
 
     def _unit_sums(
-        self, state: ServerState, data: TrainingData, plan: Plan, entropy: Entropy
+        self,
+        state: ServerState,
+        data: TrainingData,
+        plan: Plan,
+        entropy: Entropy,
+        idle: bool,
     ) -> NDArray[np.int64]:
         """The rows of the sampled records or entities, then those of what is held out."""
         model, theta = self.model.model, self.complete(state.theta)
         size, code = self.job.training.micro_batch, self.coordinates
-        encoding = Encoding(plan.clip_norm, plan.grid, size, state.clip_scale)
+        encoding = Encoding(plan.clip_norm, plan.grid, size, state.clip_scale, padded=idle)
         groups = self._groups(data, plan, entropy)
         total = unit_sum(model, theta, data.records, groups, code.row, encoding)
         if code.held_out is None:
