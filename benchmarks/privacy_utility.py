@@ -41,7 +41,7 @@ from tacit.demo.hospitals_demo import SPLITS
 ROOT = Path(__file__).parents[1]
 CACHE = Path(__file__).parent / ".cache"
 
-SEEDS = range(5)
+SEEDS = 5
 EVERYBODY: tuple[Method, ...] = (
     "Tacit",
     "central DP-SGD",
@@ -78,15 +78,14 @@ def full(chosen: argparse.Namespace, study: Study) -> Parts:
 
 def quick(study: Study, folder: Path) -> Parts:
     """Sizes and stand-ins that show that everything runs; the figures mean nothing."""
-    study.seeds = SEEDS[:2]
+    study.seeds = range(2)
     rounds = 3
 
     def rows(setting: Setting, holders: int, size: int) -> Iterator[Row]:
         if setting.prior is not None:
             setting = replace(setting, prior=Prior(300, rank=100, power=0.8))
-        setting = replace(
-            setting, holders=holders, size=size, rounds=rounds, cap=min(setting.cap, 2)
-        )
+        setting = replace(setting, holders=holders, size=size, rounds=rounds)
+        setting = replace(setting, cap=min(setting.cap, 2), sampling_rate=0.5)
         images = digits(folder).images(setting.prior, validation=False)
         return image_rows(study, setting, images, EVERYBODY)
 
@@ -105,6 +104,7 @@ def main() -> None:
     """Measures, prints a table, writes JSON and the figure."""
     parser = options(__doc__)
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw accuracy by epsilon")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of the image tasks")
     parser.add_argument(
         "--data",
         type=Path,
@@ -120,7 +120,7 @@ def main() -> None:
     chosen = parser.parse_args()
     machine = describe()
     with tempfile.TemporaryDirectory() as folder, processes() as pool:
-        study = Study(pool, SEEDS)
+        study = Study(pool, range(chosen.seeds))
         parts = quick(study, Path(folder)) if chosen.quick else full(chosen, study)
         judged = not (chosen.quick or chosen.validation)
         rows = measure(parts, chosen.only, judged=judged)

@@ -28,6 +28,9 @@ COLLUDING = 1
 
 EPSILONS = (3.0, 1.0)
 
+MICRO_BATCH = 256
+"""Of 64 to 1,024 the fastest here; it changes no result."""
+
 GENERATED = Prior(16_000, rank=1600, power=0.8)
 """Of ranks 800, 1,600 and 2,400, powers 0.5 to 1.2 and 6,000 or 16,000 images, on validation."""
 
@@ -128,6 +131,7 @@ class Setting:
             "learning_rate": self.learning_rates[epsilon],
             "schedule": self.schedule,
             "average_from": self.average_from[epsilon],
+            "micro_batch": MICRO_BATCH,
         }
         if self.unit == "client":
             privacy |= {"client_sampling": "visible", "max_participations": self.cap}
