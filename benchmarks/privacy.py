@@ -1,13 +1,14 @@
-"""What privacy costs: noise by variance, and the accountant, against central noise and in seconds.
+"""What privacy costs: noise by variance, the accountant against central noise, steps against Opacus.
 
     .venv/bin/python benchmarks/privacy.py --json privacy.json
 
-Medians on one core. Noise as a helper takes it off its mask sum: ``secagg.py``.
+Medians on one core. Noise as a helper takes it off its mask sum: ``secagg.py``. What models are worth
+under it: ``privacy_utility.py``. Opacus gets an environment of its own, made the first time.
 """
 
 from __future__ import annotations
 
-from support import accounting, kernels
+from support import accounting, kernels, opacus
 from support.machine import Parts, describe, measure, options, report
 
 VARIANCES = (10**4, 10**6, 10**8, 10**10, 10**12, 10**14)
@@ -18,6 +19,7 @@ def full() -> Parts:
     return {
         "noise": lambda: kernels.sampler(VARIANCES, 10**6),
         "accounting": lambda: accounting.rows(accounting.SETTINGS, repeats=3),
+        "opacus": lambda: opacus.rows(quick=False),
     }
 
 
@@ -26,6 +28,7 @@ def quick() -> Parts:
     return {
         "noise": lambda: kernels.sampler(VARIANCES[:2], 10**4),
         "accounting": lambda: accounting.rows(accounting.SETTINGS[:1], repeats=1),
+        "opacus": lambda: opacus.rows(quick=True),
     }
 
 

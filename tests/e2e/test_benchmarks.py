@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tacit.privacy import accounting
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -131,3 +135,122 @@ def test_ratios_are_of_neighbours():
 def test_an_unknown_part_is_refused():
     with pytest.raises(SystemExit, match="noise"):
         machine_module().measure({"noise": list}, ["nonsense"])
+
+
+UTILITY_TARGETS = {
+    *(f">= {percent}" for percent in (89, 87.6, 89.2, 87.9, 87.2, 85.3)),
+    *("<= 1", "<= 300"),
+}
+
+
+def test_privacy_utility(tmp_path):
+    figure = tmp_path / "utility.png"
+    found = benchmark("privacy_utility.py", tmp_path, (), "--figure", str(figure))
+    check_schema(found)
+    assert {entry["target"] for entry in found["rows"]} - {None} == UTILITY_TARGETS
+    names = " ".join(entry["name"] for entry in found["rows"])
+    for method in ("Tacit", "central DP-SGD", "Flower's accounting", "local DP", "no privacy"):
+        assert f": {method}, accuracy" in names
+    for entry in found["rows"]:
+        if "record" in entry["name"] and ": Tacit" in entry["name"]:
+            assert "simulated" in entry["how"]
+            assert "sd" in entry["how"]
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    series = json.loads(figure.with_suffix(".json").read_text())["series"]
+    assert {one["method"] for one in series} >= {"Tacit", "local DP"}
+    assert all(len(one["values"]) in (1, 2, 3) for one in series)
+
+
+@pytest.mark.parametrize("part", ["record-prior", "client-no-prior", "heart"])
+def test_privacy_utility_names_the_file_that_is_missing(tmp_path, part):
+    command = [sys.executable, str(BENCHMARKS / "privacy_utility.py"), "--only", part]
+    done = subprocess.run(
+        [*command, "--data", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) in done.stderr
+    assert "--data" in done.stderr
+
+
+@pytest.fixture
+def utility(monkeypatch):
+    """The modules of the benchmark, by name."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return lambda name: importlib.import_module(f"support.utility.{name}")
+
+
+@pytest.mark.parametrize("task", ["RECORD", "CLIENT"])
+def test_library_and_peer_train_alike_without_noise_and_sampling(utility, tmp_path, task):
+    settings, trials = utility("settings"), utility("trials")
+    images = utility("images").digits(tmp_path).images(None, validation=False)
+    setting = dataclasses.replace(
+        getattr(settings, task), holders=20, size=20, rounds=6, cap=6, sampling_rate=1.0
+    )
+    setting = dataclasses.replace(setting, noise_scale=0.0, average_from={3.0: 0.5})
+    features, labels = images.train.features()[:400], images.train.labels[:400]
+    plan = setting.plan(setting.workload(3.0, features.shape[1]))
+    ours, theirs = (
+        train(trials.Trial(setting, images, plan, method, 3.0, 0), features, labels)
+        for train, method in ((trials.library, "Tacit"), (trials.peer, "central DP-SGD"))
+    )
+    assert np.linalg.norm(ours) > 0
+    assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
+
+
+def test_peers_have_the_noise_that_their_rules_ask_for(utility, tmp_path):
+    settings, trials = utility("settings"), utility("trials")
+    setting = dataclasses.replace(settings.CLIENT, rounds=4, cap=4)
+    plan = setting.plan(setting.workload(1.0, 10))
+    made = {
+        method: trials.noise(trials.Trial(setting, None, plan, method, 1.0, 0))
+        for method in utility("study").WAYS
+    }
+    assert made["Tacit"] == pytest.approx(made["central DP-SGD"] * (10 / 9) ** 0.5, rel=1e-6)
+    assert made["local DP"] == pytest.approx(made["central DP-SGD"] * 300**0.5)
+    full = accounting.epsilon(
+        noise_ratio=made["Flower's accounting"], sampling_rate=1.0, rounds=4, delta=1e-5
+    )
+    assert full == pytest.approx(1.0, rel=1e-3)
+    assert made["no privacy"] == 0.0
+
+
+def test_clients_hold_every_record_once_and_few_classes(utility):
+    labels = np.arange(1000) % 10
+    parts = utility("images").clients(labels, 50, 20, seed=0)
+    assert sorted(parts.ravel()) == list(range(1000))
+    counts = np.stack([np.bincount(labels[part], minlength=10) for part in parts])
+    assert counts.max(axis=1).mean() > 7, "a class has a tenth of 20 records where all are alike"
+
+
+def test_missing_values_of_patients_are_told_apart(utility, tmp_path):
+    hospitals = utility("hospitals")
+    folder = tmp_path / "heart_disease_4site"
+    folder.mkdir()
+    known = "50,1,4,140,250,0,0,150,0,1,2,0,3,0"
+    unknown = "50,1,4,140,0,NaN,0,150,0,1,2,0,3,2"
+    for name in hospitals.HOSPITALS:
+        (folder / f"processed.{name}.data").write_text(f"{known}\n{unknown}\n{unknown}\n")
+    patients = hospitals.heart(tmp_path)
+    assert patients.labels.tolist() == [0, 1, 1] * 4
+    assert patients.count == 4
+    assert np.linalg.norm(patients.features, axis=1) == pytest.approx(hospitals.NORM)
+    chol, fbs = (hospitals.COLUMNS.index(name) for name in ("chol", "fbs"))
+    assert patients.features[1, [chol, fbs]].tolist() == [0.0, 0.0]
+    assert (patients.features[1, -2:] > 0).all()
+    assert (patients.features[0, -2:] == 0).all()
+    trained, tested = patients.split(3)
+    assert sorted([*trained, *tested]) == list(range(12))
+    assert np.bincount(patients.hospitals[tested]).tolist() == [1, 1, 1, 1]
+
+
+def test_real_data_have_the_published_counts(utility):
+    data = Path(os.environ.get("TACIT_DATA", ROOT.parent / "shared" / "data"))
+    if not (data / "heart_disease_4site").is_dir():
+        pytest.skip(f"no data sets in {data}")
+    patients = utility("hospitals").heart(data)
+    assert np.bincount(patients.hospitals).tolist() == [303, 294, 123, 200]
+    assert np.bincount(patients.labels).tolist() == [411, 509]
+    source = utility("images").fashion(data, data)
+    assert source.pixels.shape == (70_000, 28, 28)
+    assert np.bincount(source.labels[: source.trained]).tolist() == [6000] * 10
