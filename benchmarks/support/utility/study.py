@@ -41,7 +41,8 @@ WAYS: dict[str, str] = {
     "central DP-SGD": "trusted curator, float64 noise of one, in NumPy",
     "Flower's accounting": "computed from its accounting rule, not run through flwr: central noise for "
     "as many rounds as if all took part in each, without amplification; our samples",
-    "local DP": "every holder adds the central noise itself, granted the same amplification",
+    "local DP": "every site adds the central noise itself; a client, what hides it from a leader that sees "
+    "every upload",
     "no privacy": "clipped, no noise",
 }
 
