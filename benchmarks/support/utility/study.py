@@ -111,6 +111,10 @@ class Study:
         return made
 
 
+COMPARED: tuple[Method, ...] = ("Tacit", "central DP-SGD")
+REFERENCE_SEEDS = 2
+"""Of the other methods, whose distance from these two is far beyond any spread."""
+
 # --- images --------------------------------------------------------------------------------------
 
 
@@ -155,6 +159,7 @@ def _outcomes(
         for epsilon in EPSILONS
         for method in methods
         if method != "no privacy" or epsilon == EPSILONS[0]
+        if method in COMPARED or seed in study.seeds[:REFERENCE_SEEDS]
     ]
     done = {}
     for number, outcome in side_by_side(study.pool, run, trials):
