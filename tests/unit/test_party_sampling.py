@@ -75,7 +75,7 @@ def told(small):
     plain = re.sub(r"[0-9a-f]{64}", "digest", json.dumps(log))
     journal = [
         (record.kind, record.round_number, str(record.epsilon))
-        for record in small.sites[NORTH].budget.history()
+        for record, _ in small.sites[NORTH].budget.history()
     ]
     return plain, journal
 
@@ -98,3 +98,21 @@ def test_a_secret_sample_leaves_no_trace(tmp_path):
         seen.append((sizes, told(small)))
     assert seen[0] == seen[1]
     assert any(chunks for _, chunks in seen[0][0])
+
+
+def test_a_client_that_was_never_sampled_follows_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(terms_module, "NEGLIGIBLE", 1e300)
+    small = federation(tmp_path, "visible")
+    thrown = workload_module.Workload.contribution
+
+    def never_north(self, state, data, *rest, **more):
+        with coin(data is not small.sites[NORTH]._runs[small.terms.run_id].data):
+            return thrown(self, state, data, *rest, **more)
+
+    monkeypatch.setattr(workload_module.Workload, "contribution", never_north)
+    small.run()
+    site = small.sites[NORTH]
+    assert small.leader.chain.completed == 3
+    assert site.spent_on(small.terms.run_id) == 0.0
+    model = site.state(small.terms.run_id).get("model")
+    assert model == small.leader.model.to_bytes()

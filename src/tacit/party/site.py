@@ -482,7 +482,7 @@ class Site(Party):
         uploads = state.number("uploads")
         epsilon = settled_epsilon(terms, uploads)
         with self.ports.store.transaction():
-            if uploads and message.body.previous is not None:
+            if state.number("round") and message.body.previous is not None:
                 self._follow(message, terms, now)
             if self._settle(terms, epsilon, now):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
