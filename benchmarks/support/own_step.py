@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from peers.step import CLASSES, CLIP_NORM, FEATURES, NETWORKS, WARM, Setting, Step, Total, serve
 
-from tacit.learn.gradient_sum import record_sum
+from tacit.learn.gradient_sum import Encoding, unit_sum
+from tacit.learn.row_code import RowCode
 from tacit.learn.torch_model import TorchModel
 
 GRID = 2.0**-21
@@ -20,13 +21,12 @@ def build(setting: Setting) -> tuple[Step, Total]:
     """The network as a ``TorchModel``, tried out on a few records."""
     model = TorchModel(NETWORKS[setting.network], features=FEATURES, classes=CLASSES)
     theta = np.load(setting.theta)
-    features, labels = setting.records()
+    records, code = setting.records(), RowCode.of(CLIP_NORM)
     last: list[NDArray[np.int64]] = []
 
     def add_up(count: int, size: int) -> None:
-        x, y, everyone = features[:count], labels[:count], np.ones(count, dtype=bool)
-        public = {"clip_norm": CLIP_NORM, "grid": GRID}
-        last[:] = [record_sum(model, theta, x, y, everyone, micro_batch=size, **public)]
+        everyone = np.arange(count)[:, None]
+        last[:] = [unit_sum(model, theta, records, everyone, code, Encoding(CLIP_NORM, GRID, size))]
 
     add_up(WARM, WARM)
     return lambda: add_up(setting.batch, setting.micro_batch), lambda: last[0] * GRID

@@ -37,9 +37,6 @@ Rows = Callable[[Floats, Features, Labels], list[Part]]
 
 _SCORE_BATCH = 256
 
-_KEPT_BYTES = 30 << 20
-"""Just below 32 MiB, the largest block that glibc ever takes from its own heap."""
-
 
 class TorchModel:
     """A module and a loss; the parameter vector is the module's trainable parameters in order.
@@ -102,7 +99,6 @@ class TorchModel:
         self._linear: dict[str, nn.Linear] = {}
         self._position_free: dict[tuple[str, int], bool] = {}
         self._layout = _layout(self._module)
-        _keep_freed_memory()
         self._try_out(_flatten(trainable))
 
     @property
@@ -352,18 +348,6 @@ def _split(theta: Floats | NDArray[np.float32], shapes: dict[str, torch.Size]) -
     return {
         name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
     }
-
-
-def _keep_freed_memory() -> None:
-    """Has the allocator keep what one micro-batch frees for the next.
-
-    glibc hands free memory back to the system beyond twice the largest block that it has seen freed,
-    and to be given zeroed pages again is a fifth of a small network's time. So one is freed, unused.
-
-    Reference:
-        mallopt(3), M_MMAP_THRESHOLD: dynamic adjustment.
-    """
-    np.empty(_KEPT_BYTES, dtype=np.uint8)
 
 
 @contextmanager
