@@ -198,9 +198,9 @@ RECORD_PRIOR = Setting(
     open_rate=40.0,
 )
 
-CAP = 30
-"""A client takes part 15 times on average, more than 30 times with probability 5e-5: the cap changes no
-accuracy, and it bounds what the leader, who sees who takes part, can learn."""
+CAP = 24
+"""A client takes part 15 times on average and, but for the cap, more than 24 times with probability 0.8%.
+The cap bounds what the leader, who sees who takes part, can learn."""
 
 CLIENT_GOALS = {
     3.0: Goal({BEFORE: 87.6}, 87.2, 88.4),
@@ -241,5 +241,5 @@ CLIENT_PRIOR = Setting(
     cap=CAP,
     prior=GENERATED,
     goals=CLIENT_GOALS,
-    open_rate=60.0,
+    open_rate=120.0,
 )

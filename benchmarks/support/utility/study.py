@@ -29,7 +29,7 @@ CONFIDENCE = 0.95
 UNITS = {"accuracy": "%", "AUC": "points"}
 """Of the metrics; a perfect AUC has 100 points."""
 
-MINUTES = 300
+LONGEST = 300
 """Seconds that a run over thousands of clients may take."""
 
 DEMO_EPSILON = 0.9
@@ -41,7 +41,8 @@ WAYS: dict[str, str] = {
     "central DP-SGD": "trusted curator, float64 noise of one, in NumPy",
     "Flower's accounting": "computed from its accounting rule, not run through flwr: central noise for "
     "as many rounds as if all took part in each, without amplification; our samples",
-    "local DP": "every holder adds the central noise itself, granted the same amplification",
+    "local DP": "every site adds the central noise itself; a client, what hides it from a leader that sees "
+    "every upload",
     "no privacy": "clipped, no noise",
 }
 
@@ -193,7 +194,7 @@ def _time_row(setting: Setting, slowest: float) -> Row:
         return row(f"one run, {setting.title}", slowest, "s", how)
     prior = ", with a public prior" if setting.prior is not None else ""
     name = f"{setting.holders:,} clients x {setting.rounds} rounds{prior}"
-    return row(name, slowest, "s", how, f"<= {MINUTES}")
+    return row(name, slowest, "s", how, f"<= {LONGEST}")
 
 
 # --- hospitals -----------------------------------------------------------------------------------

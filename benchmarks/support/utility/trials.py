@@ -78,22 +78,26 @@ def run(trial: Trial) -> Outcome:
 def noise(trial: Trial) -> float:
     """Standard deviation of all the noise in a sum, over the clip norm.
 
-    Central noise is what the accountant asks for. Ours is more by the share that a colluding helper may
-    subtract. Flower's accountant grants no amplification by sampling: its noise is that of as many
-    rounds in which everybody takes part. Under local DP every site adds the central noise, and so does
-    every sampled client.
+    Central noise is what the accountant asks for; ours is more by the share that a colluding helper may
+    subtract. Flower's accountant grants no amplification by sampling: its noise is that of as many rounds
+    in which everybody takes part. Under local DP every site adds the central noise; every sampled client
+    adds what it needs against a leader that sees each of its uploads, as many as the cap allows.
     """
     plan, setting = trial.plan, trial.setting
     if trial.method == "Tacit":
         return math.sqrt(plan.total_variance(HELPERS)) * plan.grid / plan.clip_norm
     if trial.method == "Flower's accounting":
-        return calibrate(
-            target_epsilon=trial.epsilon, delta=DELTA, sampling_rate=1.0, rounds=setting.rounds
-        )
+        return _in_full(trial, setting.rounds)
     if trial.method == "local DP":
-        shares = plan.divisor if setting.unit == "client" else setting.holders
-        return plan.noise_multiplier * math.sqrt(shares)
+        if setting.unit == "client":
+            return _in_full(trial, setting.cap) * math.sqrt(plan.divisor)
+        return plan.noise_multiplier * math.sqrt(setting.holders)
     return plan.noise_multiplier if trial.method == "central DP-SGD" else 0.0
+
+
+def _in_full(trial: Trial, rounds: int) -> float:
+    """The noise of so many rounds without sampling."""
+    return calibrate(target_epsilon=trial.epsilon, delta=DELTA, sampling_rate=1.0, rounds=rounds)
 
 
 def library(trial: Trial, features: Floats, labels: Labels) -> peers.Floats:
