@@ -117,7 +117,7 @@ class Source:
         trained = self.trained - VALIDATION if validation else self.trained
         end = self.trained if validation else len(self.labels)
         return Images(
-            self.title,
+            f"{self.title} (validation)" if validation else self.title,
             Part(path, 0, self.labels[:trained]),
             Part(path, trained, self.labels[trained:end]),
         )

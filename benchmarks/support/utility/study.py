@@ -29,7 +29,7 @@ CONFIDENCE = 0.95
 UNITS = {"accuracy": "%", "AUC": "points"}
 """Of the metrics; a perfect AUC has 100 points."""
 
-MINUTES = 300
+LONGEST = 300
 """Seconds that a run over thousands of clients may take."""
 
 DEMO_EPSILON = 0.9
@@ -199,7 +199,7 @@ def _time_row(setting: Setting, slowest: float) -> Row:
         return row(f"one run, {setting.title}", slowest, "s", how)
     prior = ", with a public prior" if setting.prior is not None else ""
     name = f"{setting.holders:,} clients x {setting.rounds} rounds{prior}"
-    return row(name, slowest, "s", how, f"<= {MINUTES}")
+    return row(name, slowest, "s", how, f"<= {LONGEST}")
 
 
 # --- hospitals -----------------------------------------------------------------------------------
