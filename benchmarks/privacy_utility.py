@@ -9,8 +9,9 @@ DP and no privacy. Every row says how it was measured. Rows called ``simulated``
 sampling, training, integers, noise and server steps (``tacit.engine.direct``), without masks and signatures.
 
 Settings were chosen on the last 10,000 training images (``--validation`` scores there), the hospitals' on
-splits that are not reported; ``support/utility/settings.py`` tells more. Nobody paid for that choice: the
-data are public. No figure here is that of a choice on the test images.
+splits that are not reported, and none on the test images. At record level without a prior 150 rounds had
+been scored on the test images once before 300 rounds, better on validation, took their place. Details:
+``support/utility/settings.py``. The data are public, so nobody paid for this search.
 
 The data lie in ``fashion_mnist/fashion_mnist.npz`` and ``heart_disease_4site/processed.NAME.data`` in a folder
 that ``--data`` or the variable ``TACIT_DATA`` names, ``../shared/data`` by default. Features are kept

@@ -26,7 +26,8 @@ VALIDATION = 10_000
 
 NORM = 8.0
 """Of a record's features (``features.norm``). The bias of a linear head is one input more, of value 1,
-and takes its part of the clip norm: at norm 1 a half of its square, at norm 8 one part in 65."""
+and takes its part of the clip norm: at norm 1 half of its square, which cost a point of accuracy on
+validation; at norm 8 one part in 65, which cost nothing."""
 
 BLOCK = 2048
 
