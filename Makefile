@@ -42,8 +42,8 @@ test-all: setup ## Run every test
 	$(BIN)/pytest -n auto --durations=10
 
 bench: setup ## Run every script in benchmarks/
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script"; done
+	@status=0; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script" || status=1; done; exit $$status
 
 lint: setup ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

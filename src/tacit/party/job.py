@@ -271,7 +271,12 @@ class Features(Table):
     scale: Literal["linear", "log1p"] = Field(
         default="linear", description="Scale of every feature."
     )
-    norm: float = Field(default=1.0, gt=0, description="L2 bound of a scaled record.")
+    norm: float = Field(
+        default=1.0,
+        gt=0,
+        description="L2 bound of a scaled record. A linear model's bias is one input more, of value 1: at a "
+        "norm of 1 it takes half of the squared clip norm, at 8 one part in 65.",
+    )
     map: Literal["none", "scattering"] = Field(
         default="none",
         description="Fixed features that no data were used for: `scattering` of grey images, whose "
