@@ -25,8 +25,8 @@ def setting(n, classes, micro_batch, seed, *, metrics=None, mode="flat", scale=1
     theta = rng.normal(size=model.dimension)
     x, y = rng.normal(size=(n, features)), rng.integers(0, classes, n)
     x[::2] *= scale
-    rows_of = (classes if classes > 2 else 1,)
-    layers = (features * rows_of[0], rows_of[0])
+    outputs = classes if classes > 2 else 1
+    layers = (features * outputs, outputs)
     code = RowCode.of(0.5, mode, layers=layers, bit_share=0.05, metrics=metrics)
     encoding = Encoding(0.5, 2.0**-24, micro_batch, 0.7 if mode == "adaptive" else 1.0)
 

@@ -21,12 +21,10 @@ class RowCode:
     """How a unit's row shares one L2 bound out, so that nothing in it is a second release.
 
     Args:
-        clip_norm: L2 bound of the whole row, positive.
         clipping: Shortens the gradient to what is left of the bound.
         metrics: Codes training metrics; None for none.
     """
 
-    clip_norm: float
     clipping: Clipping
     metrics: MetricCode | None = None
 
@@ -43,7 +41,7 @@ class RowCode:
         """Divides the bound: a share for the clip bit, one for the metrics, the rest for the gradient.
 
         Args:
-            clip_norm: L2 bound of the whole row.
+            clip_norm: L2 bound of the whole row, positive.
             mode: How gradients are shortened.
             layers: Sizes of the tensors, for ``per-layer``.
             bit_share: Part of the squared bound that the bit of ``adaptive`` takes; else ignored.
@@ -57,7 +55,7 @@ class RowCode:
         if rest <= 0.0:
             raise ValueError("metrics and clip bit leave nothing of the bound to the gradient")
         bound, bit = clip_norm * math.sqrt(rest), clip_norm * math.sqrt(share)
-        return cls(clip_norm, Clipping(mode, bound, layers, bit), metrics)
+        return cls(Clipping(mode, bound, layers, bit), metrics)
 
     @property
     def extra(self) -> int:
@@ -85,7 +83,7 @@ class RowCode:
         return np.concatenate(parts, axis=1)
 
     def rows(self, gradients: Floats, assessed: Floats | None, scale: float = 1.0) -> Floats:
-        """The rows of units; of norm ``clip_norm`` at most, up to rounding.
+        """The rows of units; of at most the norm that `of` divided, up to rounding.
 
         Args:
             gradients: ``float64[n, d]``; a row that is not finite stays so.
