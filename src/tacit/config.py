@@ -104,7 +104,8 @@ def _known_keys(table: type[BaseModel], location: list[str | int]) -> list[str]:
     for part in location:
         if current is None:
             break
-        field = current.model_fields.get(str(part))
+        known = {field.alias or name: field for name, field in current.model_fields.items()}
+        field = known.get(str(part))
         current = _inner_table(field.annotation) if field is not None else current
     return [field.alias or name for name, field in current.model_fields.items()] if current else []
 

@@ -15,10 +15,13 @@ version = 1
 name = "north"
 operator = "north-hospital"
 region = "eu"
+[policy]
+approvals = 1
+approvers = { operator = "%s" }
 [budget]
 epsilon = 2
 delta = 1e-5
-"""
+""" % ("00" * 32)
 
 
 def load(tmp_path, text, table=SiteConfig):

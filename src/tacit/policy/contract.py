@@ -1,10 +1,16 @@
-"""The contract of one data set: what each column is and what becomes of it before training."""
+"""The contract of one data set: where it lies, what each column is and what becomes of it.
+
+The names are those of the Open Data Contract Standard v3.1 where it has one (in camelCase), so that a
+contract can be written as its YAML (``tacit contract export``).
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,221 +18,117 @@ import rfc8785
 from pydantic import Field, model_validator
 
 from tacit.config import Table, load_toml
+from tacit.policy.column import Column, Name
 from tacit.policy.schema import FeatureColumn, Schema, schema_difference
+from tacit.policy.server import Server
 from tacit.types import Digest
 
 __all__ = [
     "EVERYONE",
+    "Anonymity",
     "Column",
     "Contract",
     "FeatureColumn",
-    "Generalise",
     "PopulationName",
     "Schema",
-    "Source",
+    "Server",
     "schema_difference",
 ]
 
-ColumnType = Literal["string", "integer", "number", "boolean", "date"]
-ColumnClass = Literal[
-    "identifier", "quasi-identifier", "sensitive", "feature", "label", "free-text"
-]
-Action = Literal["keep", "drop", "token", "generalise"]
-Method = Literal["prefix", "year", "decade", "age", "bins"]
-
-ALLOWED_ACTIONS: dict[str, tuple[Action, ...]] = {
-    "identifier": ("drop", "token"),
-    "quasi-identifier": ("drop", "generalise", "token"),
-    "sensitive": ("drop", "generalise", "token"),
-    "feature": ("keep", "drop"),
-    "label": ("keep", "drop"),
-    "free-text": ("drop",),
-}
-"""What may become of a column of each class. Only features and the label reach training code."""
-
-METHOD_TYPES: dict[str, tuple[ColumnType, ...]] = {
-    "prefix": ("string",),
-    "year": ("date",),
-    "decade": ("date",),
-    "age": ("date",),
-    "bins": ("integer", "number"),
-}
-METHOD_KEYS: dict[str, set[str]] = {
-    "prefix": {"length"},
-    "year": set(),
-    "decade": set(),
-    "age": {"on", "width"},
-    "bins": {"width"},
-}
-TOKEN_TYPES: tuple[ColumnType, ...] = ("string", "integer", "date")
-NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 ContractName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 PopulationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+Region = Annotated[str, Field(min_length=1, max_length=64)]
+Canary = Annotated[str, Field(min_length=6, max_length=200)]
+LawfulBasis = Literal[
+    "consent",
+    "contract",
+    "legal-obligation",
+    "vital-interests",
+    "public-task",
+    "legitimate-interests",
+]
 EVERYONE = "everyone"
 """The population of a data set that names none: all of these share one budget."""
-ClassValue = bool | int | Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Source(Table):
-    """Where the records lie."""
+class Anonymity(Table):
+    """What the coarser quasi-identifiers of the whole data set must satisfy, or nothing of it is used."""
 
-    path: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Data file, relative to the site's folder (evaluation set: to the contract's).",
-        ),
-    ]
-    format: Literal["csv", "parquet"] = Field(description="How the data file is written.")
-
-
-class Generalise(Table):
-    """How a value is made coarser."""
-
-    method: Method = Field(
-        description="`prefix` for `string`; `year`, `decade`, `age` for `date`; `bins` for `integer` "
-        "and `number`."
+    k: int = Field(
+        ge=2,
+        le=1000,
+        description="Fewest rows, or with `entity` people, that share one combination of them.",
     )
-    length: int | None = Field(None, ge=1, le=64, description="`prefix`: characters that are left.")
-    width: int | None = Field(None, ge=1, description="`age`, `bins`: width of one bin.")
-    on: date | None = Field(None, description="`age`: the day on which it is taken.")
-
-    @model_validator(mode="after")
-    def _keys_fit_method(self) -> Self:
-        given = {key for key in ("length", "width", "on") if getattr(self, key) is not None}
-        wanted = METHOD_KEYS[self.method]
-        if given != wanted:
-            keys = " and ".join(f"'{key}'" for key in sorted(wanted)) or "no further key"
-            raise ValueError(f"method '{self.method}' takes {keys}")
-        return self
-
-
-class Column(Table):
-    """One column of the data file."""
-
-    name: Name = Field(description="Name of the column, as in the data file.")
-    type: ColumnType = Field(description="What every cell must be.")
-    class_: ColumnClass = Field(alias="class", description="How sensitive the column is.")
-    action: Action = Field(description="What becomes of it before training.")
-    lower: float | None = Field(None, description="`feature`: smallest possible value.")
-    upper: float | None = Field(None, description="`feature`: largest possible value.")
-    bounds_source: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="`feature`: where the bounds come from; never this data set."
+    l: int = Field(  # noqa: E741 - the field's standard name
+        1,
+        ge=1,
+        le=100,
+        description="Fewest different values of each sensitive column among those rows; empty cells do "
+        "not count.",
     )
-    values: tuple[ClassValue, ...] | None = Field(
-        None, description="`label`: its classes, in the order of their index."
+    violation: Literal["refuse", "suppress"] = Field(
+        "refuse",
+        description="`refuse`: the data set is not used. `suppress`: the rows of too small groups are left "
+        "out; as one person can decide on the rows of others, runs with differential privacy refuse it.",
     )
-    generalise: Generalise | None = Field(None, description="How, when `action` is `generalise`.")
-    synthetic: bool = Field(False, description="Whether the content is generated, not real.")
-
-    @model_validator(mode="after")
-    def _action_fits_class(self) -> Self:
-        allowed = ALLOWED_ACTIONS[self.class_]
-        if self.action not in allowed:
-            raise ValueError(
-                f"column '{self.name}': a column of class '{self.class_}' may be "
-                f"{' or '.join(allowed)}, not {self.action}"
-            )
-        if (self.action == "generalise") != (self.generalise is not None):
-            raise ValueError(
-                f"column '{self.name}': action 'generalise' and the table 'generalise' need each other"
-            )
-        if self.generalise and self.type not in METHOD_TYPES[self.generalise.method]:
-            raise ValueError(
-                f"column '{self.name}': method '{self.generalise.method}' is for "
-                f"{' and '.join(METHOD_TYPES[self.generalise.method])} columns"
-            )
-        if self.generalise and self.type == "integer" and self.generalise.width == 1:
-            raise ValueError(f"column '{self.name}': integers in bins of width 1 stay as they are")
-        if self.action == "token" and self.type not in TOKEN_TYPES:
-            raise ValueError(f"column '{self.name}': a {self.type} cannot become a token")
-        return self
-
-    @model_validator(mode="after")
-    def _feature_has_bounds(self) -> Self:
-        bounds = (self.lower, self.upper, self.bounds_source)
-        if self.class_ != "feature" or self.type not in NUMERIC:
-            if any(item is not None for item in bounds):
-                raise ValueError(
-                    f"column '{self.name}': lower, upper and bounds_source are for "
-                    "integer and number features"
-                )
-            if self.kept and self.class_ == "feature" and self.type != "boolean":
-                raise ValueError(
-                    f"column '{self.name}': a feature is an integer, a number or a boolean, "
-                    f"not a {self.type}"
-                )
-        elif self.kept:
-            missing = [
-                key for key in ("lower", "upper", "bounds_source") if getattr(self, key) is None
-            ]
-            if missing:
-                raise ValueError(f"column '{self.name}': a feature needs '{missing[0]}'")
-        if self.lower is not None and self.upper is not None and not self.lower < self.upper:
-            raise ValueError(f"column '{self.name}': lower must be below upper")
-        return self
-
-    @model_validator(mode="after")
-    def _label_has_values(self) -> Self:
-        if self.class_ != "label":
-            if self.values is not None:
-                raise ValueError(f"column '{self.name}': values are for the label")
-            return self
-        if self.values is None and not self.kept:
-            return self
-        expected = {"string": str, "integer": int, "boolean": bool}.get(self.type)
-        if expected is None:
-            raise ValueError(f"column '{self.name}': a label is a string, an integer or a boolean")
-        if self.values is None or len(self.values) < 2:
-            raise ValueError(f"column '{self.name}': a label needs at least two 'values'")
-        if any(type(value) is not expected for value in self.values):
-            raise ValueError(f"column '{self.name}': every value must be of type {self.type}")
-        if len(set(self.values)) != len(self.values):
-            raise ValueError(f"column '{self.name}': a value is listed twice")
-        return self
-
-    @property
-    def kept(self) -> bool:
-        """Whether the column reaches training code."""
-        return self.action == "keep"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """A label's class names: its values as text."""
-        return tuple(
-            str(value).lower() if isinstance(value, bool) else str(value)
-            for value in self.values or ()
-        )
-
-    def feature(self) -> FeatureColumn:
-        """The public part of a kept feature; a boolean counts as 0 or 1."""
-        if self.lower is None or self.upper is None:
-            return FeatureColumn(self.name, 0.0, 1.0)
-        return FeatureColumn(self.name, self.lower, self.upper)
 
 
 class Contract(Table):
     """One data set of one site: its source and every one of its columns."""
 
-    version: Literal[1] = Field(description="Version of the file format.")
+    api_version: Literal["v3.1.0"] = Field(
+        alias="apiVersion", description="Version of the standard whose names the file uses."
+    )
+    kind: Literal["DataContract"] = Field("DataContract", description="What the file is.")
     name: ContractName = Field(description="Name under which jobs ask for the data set.")
+    version: str = Field(
+        "1.0.0", pattern=r"^[0-9A-Za-z.+-]{1,32}$", description="Version of this contract."
+    )
+    status: Literal["proposed", "draft", "active", "deprecated", "retired"] = Field(
+        "active",
+        description="State of this contract; only an `active` or `deprecated` one is used.",
+    )
     description: str = Field("", description="What the data set is, for people.")
     public: bool = Field(False, description="Whether anyone may see every record.")
     entity: Name | None = Field(
         None,
-        description="Column that tells people (or other entities) apart, for privacy unit `entity`; its "
-        "action is `token`, and it never reaches training code but as whose record each is.",
+        description="Column that tells people (or other entities) apart, for privacy unit `entity` and "
+        "`date-shift`; its method is `token`, and it never reaches training code but as whose record "
+        "each is.",
     )
     population: PopulationName = Field(
         EVERYONE,
         description="Name of the people whom the records are about: data sets about the same people "
         "share one privacy budget, and must name the same.",
     )
-    source: Source = Field(description="Where the records lie.")
+    region: Region | None = Field(
+        None, description="Where the data lie; by default the region of the site."
+    )
+    allowed_regions: Annotated[tuple[Region, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="Regions that the site, the leader and every helper must be in; by default the "
+        "policy alone decides.",
+    )
+    lawful_basis: LawfulBasis | None = Field(
+        None, description="Why the data may be processed (GDPR Art. 6(1)); policies may ask for it."
+    )
+    retention: date | None = Field(
+        None, description="Last day (UTC) on which the data may be used; by default without end."
+    )
+    invalid_rows: Literal["refuse", "quarantine"] = Field(
+        "refuse",
+        description="What a cell of the wrong type, out of range or empty means: `refuse`: nothing is "
+        "used; `quarantine`: the row is set aside and listed, without its values.",
+    )
+    canaries: tuple[Canary, ...] = Field(
+        (),
+        description="Values of made-up people who were planted in the source: if one appears in the "
+        "result, the batch is quarantined.",
+    )
+    anonymity: Anonymity | None = None
+    server: Server
     columns: Annotated[tuple[Column, ...], Field(min_length=2)] = Field(
-        description="Every column of the data file; an undeclared one is refused."
+        alias="properties", description="Every column of the source; an undeclared one is refused."
     )
 
     @model_validator(mode="after")
@@ -234,24 +136,44 @@ class Contract(Table):
         for name, count in Counter(column.name for column in self.columns).items():
             if count > 1:
                 raise ValueError(f"column '{name}' is declared twice")
-        labels = [
-            column.name for column in self.columns if column.kept and column.class_ == "label"
-        ]
+        labels = [column.name for column in self.columns if column.is_label]
         if len(labels) != 1:
-            raise ValueError("exactly one column has class 'label' and action 'keep'")
-        if not any(column.kept and column.class_ == "feature" for column in self.columns):
-            raise ValueError("at least one column has class 'feature' and action 'keep'")
+            raise ValueError("exactly one column has class 'label' and method 'keep'")
+        if not any(column.is_feature for column in self.columns):
+            raise ValueError("at least one column is a feature that is not dropped")
+        names = Counter(item.name for column in self.columns for item in _public(column))
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"two features would be named '{name}'")
         return self
 
     @model_validator(mode="after")
     def _entity_is_a_token(self) -> Self:
         columns = {column.name: column for column in self.columns}
         if self.entity is None:
+            shifted = [c.name for c in self.columns if c.method == "date-shift"]
+            if shifted:
+                raise ValueError(f"column '{shifted[0]}': method 'date-shift' needs 'entity'")
             return self
         if self.entity not in columns:
             raise ValueError(f"entity: there is no column '{self.entity}'")
-        if columns[self.entity].action != "token":
-            raise ValueError(f"entity: column '{self.entity}' needs the action 'token'")
+        if columns[self.entity].method != "token":
+            raise ValueError(f"entity: column '{self.entity}' needs the method 'token'")
+        if not columns[self.entity].required:
+            raise ValueError(f"entity: column '{self.entity}' needs required = true")
+        return self
+
+    @model_validator(mode="after")
+    def _anonymity_has_columns(self) -> Self:
+        if self.anonymity is None:
+            return self
+        if not self.quasi_identifiers:
+            raise ValueError("anonymity: no quasi-identifier is left that could single anyone out")
+        sensitive = any(
+            c.classification == "sensitive" and c.method != "drop" for c in self.columns
+        )
+        if self.anonymity.l > 1 and not sensitive:
+            raise ValueError("anonymity: l needs a sensitive column that is not dropped")
         return self
 
     @classmethod
@@ -263,25 +185,49 @@ class Contract(Table):
         """
         return load_toml(path, cls)
 
+    @property
+    def quasi_identifiers(self) -> tuple[str, ...]:
+        """The quasi-identifiers whose coarser values are in the result."""
+        return tuple(
+            column.name
+            for column in self.columns
+            if column.classification == "quasi-identifier" and column.method != "drop"
+        )
+
     def schema(self) -> Schema:  # type: ignore[override]
         """The public part, which all sites of a job share: features in order, label, classes."""
-        label = next(column for column in self.columns if column.kept and column.class_ == "label")
-        features = tuple(
-            column.feature()
-            for column in self.columns
-            if column.kept and column.class_ == "feature"
-        )
+        label = next(column for column in self.columns if column.is_label)
+        features = tuple(item for column in self.columns for item in _features(column))
         return Schema(features, label.name, label.classes)
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """SHA-256 of the validated content, whatever the file's layout."""
         content = self.model_dump(mode="json", by_alias=True)
         return Digest(hashlib.sha256(rfc8785.dumps(_decimals_as_text(content))).digest())
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, but a copy has a digest of its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("digest", None)
+        return copied
+
+
+def _features(column: Column) -> tuple[FeatureColumn, ...]:
+    return column.features() if column.is_feature else ()
+
+
+def _public(column: Column) -> tuple[FeatureColumn, ...]:
+    """Names that the public schema takes: of features, and of the label."""
+    return (FeatureColumn(column.name, 0.0, 1.0),) if column.is_label else _features(column)
+
+
+_LARGEST = 2**53 - 1
+"""Of the integers that canonical JSON has."""
+
 
 def _decimals_as_text(value: Any) -> Any:
-    if isinstance(value, float):
+    if isinstance(value, float) or (type(value) is int and abs(value) > _LARGEST):
         return repr(value)
     if isinstance(value, dict):
         return {key: _decimals_as_text(item) for key, item in value.items()}

@@ -27,11 +27,18 @@ class FeatureColumn:
         name: Column name.
         lower: Smallest possible value, finite, in the column's own unit.
         upper: Largest possible value, finite, above ``lower``.
+        unit: Unit of the values; empty if the contract names none.
     """
 
     name: str
     lower: float
     upper: float
+    unit: str = ""
+
+    def record(self) -> dict[str, str]:
+        """For canonical JSON: bounds as their shortest decimal text, no unit where there is none."""
+        bounds = {"name": self.name, "lower": repr(self.lower), "upper": repr(self.upper)}
+        return {**bounds, "unit": self.unit} if self.unit else bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,7 @@ class Schema:
         return rfc8785.dumps(
             {
                 "version": 1,
-                "features": [
-                    {"name": column.name, "lower": repr(column.lower), "upper": repr(column.upper)}
-                    for column in self.features
-                ],
+                "features": [column.record() for column in self.features],
                 "label": self.label,
                 "classes": list(self.classes),
             }
@@ -90,7 +94,12 @@ def _from_record(record: Any) -> Schema:
     if not isinstance(record, dict) or set(record) != _KEYS or record["version"] != 1:
         raise ValueError("not a schema record")
     features = tuple(
-        FeatureColumn(_text(item["name"]), _bound(item["lower"]), _bound(item["upper"]))
+        FeatureColumn(
+            _text(item["name"]),
+            _bound(item["lower"]),
+            _bound(item["upper"]),
+            _text(item["unit"]) if "unit" in item else "",
+        )
         for item in record["features"]
     )
     schema = Schema(features, _text(record["label"]), tuple(map(_text, record["classes"])))
@@ -119,13 +128,8 @@ def _bound(value: Any) -> float:
 def schema_difference(ours: Schema, theirs: Schema) -> str:
     """What a person needs to know to make two schemas equal: the first difference, or ''."""
     for index, (mine, other) in enumerate(zip(ours.features, theirs.features, strict=False)):
-        if mine.name != other.name:
-            return f"feature {index + 1} is '{mine.name}' here and '{other.name}' there"
         if mine != other:
-            return (
-                f"feature '{mine.name}' has the range {mine.lower!r} to {mine.upper!r} here "
-                f"and {other.lower!r} to {other.upper!r} there"
-            )
+            return _feature_difference(index, mine, other)
     if len(ours.features) != len(theirs.features):
         here, there = len(ours.features), len(theirs.features)
         longer = ours if here > there else theirs
@@ -138,3 +142,17 @@ def schema_difference(ours: Schema, theirs: Schema) -> str:
             f"and {', '.join(theirs.classes)} there"
         )
     return ""
+
+
+def _feature_difference(index: int, mine: FeatureColumn, other: FeatureColumn) -> str:
+    if mine.name != other.name:
+        return f"feature {index + 1} is '{mine.name}' here and '{other.name}' there"
+    if mine.unit != other.unit:
+        return (
+            f"feature '{mine.name}' is in {mine.unit or 'no unit'} here and in "
+            f"{other.unit or 'no unit'} there"
+        )
+    return (
+        f"feature '{mine.name}' has the range {mine.lower!r} to {mine.upper!r} here "
+        f"and {other.lower!r} to {other.upper!r} there"
+    )
