@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from tacit.errors import ConfigError, PolicyDenied
 from tacit.policy import UNBOUNDED_EPSILON, Policy, Request
-from tacit.types import PartyName
+from tacit.types import Milliseconds, PartyName
 
 REQUEST = Request(
     principal=PartyName("coordinator"),
     dataset="diagnosis",
     purpose="research",
     region="eu",
-    regions=frozenset({"eu", "uk"}),
+    leader_region="uk",
+    helper_regions=frozenset({"eu"}),
+    data_region="eu",
+    now=Milliseconds(1_795_687_200_000),
     aggregation="masked",
     epsilon_milli=900,
-    private=True,
+    unit="record",
     helpers=4,
     max_colluding=1,
     min_cohort=4,
@@ -81,15 +85,15 @@ def test_a_forbid_without_id_is_named_by_its_place(tmp_path: Path) -> None:
             'context.purpose == "research" (context.purpose is "marketing")',
         ),
         (
-            {"regions": frozenset({"us"})},
-            '["eu", "uk"].containsAll(context.regions) (context.regions is ["us"])',
+            {"leader_region": "us"},
+            '["eu", "uk"].containsAll(context.regions) (context.regions is ["eu", "us"])',
         ),
         ({"own_helper": False}, "context.own_helper (context.own_helper is false)"),
         (
             {"aggregation": "plain"},
             'unless { context.aggregation == "plain" } (context.aggregation is "plain")',
         ),
-        ({"private": False}, "unless { !context.private } (context.private is false)"),
+        ({"unit": "none"}, "unless { !context.private } (context.private is false)"),
         (
             {"principal": "stranger"},
             'principal == Party::"coordinator" (principal is Party::"stranger")',
@@ -162,8 +166,146 @@ def test_plain_needs_a_permit_that_asks_for_it(tmp_path: Path, body: str) -> Non
     assert not decision.allowed
     assert 'asks for context.aggregation == "plain"' in decision.explanation
     assert "'a.cedar:1:1'" in decision.explanation
+    # A forbid that an unknown aggregation meets must not hide that the permit asks for none.
+    known = 'forbid(principal, action, resource) unless { ["masked", "plain"].contains(context.aggregation) };'
+    policy = load(tmp_path, c=known)
+    assert not policy.decide(plain).allowed
+    assert policy.reasons(plain) == ()
     baseline = 'permit(principal, action, resource) when { context.aggregation == "plain" };'
     assert load(tmp_path, b=baseline).decide(plain).allowed
+
+
+ALL = "permit(principal, action, resource);"
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({}, True),
+        ({"allowed_regions": frozenset({"eu", "uk"})}, True),
+        ({"allowed_regions": frozenset({"eu"})}, False),
+        ({"allowed_regions": frozenset({"uk"})}, False),
+        ({"allowed_regions": frozenset({"eu", "uk"}), "region": "us"}, False),
+        ({"allowed_regions": frozenset({"eu", "uk"}), "leader_region": "us"}, False),
+        (
+            {"allowed_regions": frozenset({"eu", "uk"}), "helper_regions": frozenset({"eu", "us"})},
+            False,
+        ),
+    ],
+)
+def test_no_policy_allows_other_regions(
+    tmp_path: Path, change: dict[str, object], *, allowed: bool
+) -> None:
+    """The site is in eu, the leader in uk, all helpers in eu."""
+    decision = load(tmp_path, a=ALL).decide(replace(REQUEST, **change))
+    assert decision.allowed == allowed
+    if not allowed:
+        assert decision.rules == ("tacit:regions",)
+        assert "'tacit:regions' (built in)" in decision.explanation
+
+
+def test_a_built_in_name_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="built-in rule's"):
+        load(tmp_path, a=f'@id("tacit:own") {ALL}')
+
+
+@pytest.mark.parametrize(
+    ("condition", "held"),
+    [
+        ('context.attestation == "tee"', False),
+        ("context.attestation_level >= 1", True),
+        ('context.data_region == "ch"', True),
+        ('context.lawful_basis == "consent"', True),
+        ("context.public", True),
+        ('context.unit == "entity"', True),
+        ('context.now == datetime("2026-11-26T10:00:00Z")', True),
+        ('context.retention == datetime("2030-01-01T23:59:59.999Z")', True),
+        ('context.helper_regions.contains("eu")', True),
+        ('context.leader_region == "uk"', True),
+        ('context has purpose && context has "own_noise"', True),
+    ],
+)
+def test_rules_speak_of_the_whole_request(tmp_path: Path, condition: str, *, held: bool) -> None:
+    request = replace(
+        REQUEST,
+        attestation="software",
+        data_region="ch",
+        lawful_basis="consent",
+        public=True,
+        unit="entity",
+        retention=date(2030, 1, 1),
+    )
+    rule = f"permit(principal, action, resource) when {{ {condition} }};"
+    assert load(tmp_path, a=rule).decide(request).allowed == held
+
+
+def test_a_denial_names_what_a_forbid_found(tmp_path: Path) -> None:
+    text = (
+        ALL
+        + """
+    @id("cautious")
+    forbid(principal, action, resource)
+    when { context.helpers < 2 || context.purpose == "research" }
+    unless { context.region == "us" && context.own_noise };
+    """
+    )
+    policy = load(tmp_path, a=text)
+    explanation = policy.decide(REQUEST).explanation
+    assert "forbidden by 'cautious' (a.cedar, line 2)" in explanation
+    assert 'context.purpose == "research" (context.purpose is "research")' in explanation
+    assert "unless { context.own_noise } (context.own_noise is false)" in explanation
+    assert "context.helpers" not in explanation
+    (reason,) = policy.reasons(REQUEST)
+    assert (reason.rule, reason.effect, len(reason.conditions)) == ("cautious", "forbid", 3)
+
+
+def test_a_permit_for_rows_is_no_nearest_permit(tmp_path: Path) -> None:
+    read = '@id("rows") permit(principal, action == Action::"read", resource);'
+    wrong = replace(REQUEST, purpose="marketing", epsilon_milli=2000)
+    assert "'research'" in load(tmp_path, a=RESEARCH, b=read).decide(wrong).explanation
+
+
+def test_a_rule_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    many = " || ".join(f"context.helpers == {number}" for number in range(300))
+    with pytest.raises(ConfigError, match="nested too deeply") as caught:
+        load(tmp_path, a=f"permit(principal, action, resource) when {{ {many} }};")
+    assert caught.value.details["line"] == 1
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(" * 1000 + "true" + ")" * 1000,
+        "[" * 1000 + "]" * 1000 + " == []",
+        "if true then " * 1000 + "true" + " else false" * 1000,
+        " && ".join(["context.private"] * 20_000),
+    ],
+    ids=["brackets", "sets", "if", "and"],
+)
+def test_a_rule_that_would_crash_the_parser_is_refused(tmp_path: Path, condition: str) -> None:
+    text = "permit(principal, action, resource);\n// ((((\n"
+    with pytest.raises(ConfigError, match="nested too deeply") as caught:
+        load(tmp_path, a=f"{text}permit(principal, action, resource) when {{ {condition} }};")
+    assert caught.value.details["line"] == 3
+
+
+def test_rules_get_every_attribute_that_they_ask_for(tmp_path: Path) -> None:
+    """Wherever it stands: what is not passed is not there, and `has` would be false."""
+    rule = "forbid(principal, action, resource) when {{ {} }};"
+    for condition in (
+        "{Value: context has purpose}.Value",
+        '{Var: "context", x: context has purpose}.x',
+        "(if true then context else context) has purpose",
+    ):
+        policy = load(tmp_path, a="permit(principal, action, resource);", b=rule.format(condition))
+        assert not policy.decide(REQUEST).allowed, condition
+
+
+def test_a_time_that_nobody_can_write_denies(tmp_path: Path) -> None:
+    policy = load(tmp_path, a="permit(principal, action, resource);")
+    assert policy.decide(replace(REQUEST, now=Milliseconds(-60_000_000_000_000))).allowed
+    for now in (-(10**15), 10**18):
+        assert not policy.decide(replace(REQUEST, now=Milliseconds(now))).allowed
 
 
 def test_a_number_beyond_cedar_denies(tmp_path: Path) -> None:
@@ -178,6 +320,7 @@ def test_a_number_beyond_cedar_denies(tmp_path: Path) -> None:
         ("permit(principal, action, resource) when { context.purpse == 1 };", "purpse"),
         ('permit(principal, action, resource) when { context.epsilon_milli == "1" };', "Long"),
         ("permit(principal, action, resource) when { context.private > 1 };", "Bool"),
+        ("permit(principal, action, resource) when { !(context has purpse) };", "purpse"),
         ('permit(principal, action == Action::"trian", resource);', "trian"),
         ('permit(principal == Person::"x", action, resource);', "Person"),
         ("permit(principal, action, resource) when { context.purpose = 1 };", "operator"),

@@ -1,12 +1,14 @@
-"""Whether a site takes part: Cedar rules over one typed request. Default deny; forbid beats permit."""
+"""Whether a site takes part, and with which rows: Cedar rules over one typed request.
+
+Default deny; forbid beats permit; a rule that cannot be evaluated denies.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,101 +17,31 @@ import cedarpy
 import rfc8785
 
 from tacit.errors import ConfigError, PolicyDenied
-from tacit.files import read_limited
-from tacit.policy.conditions import Condition, conditions
-from tacit.types import Digest, PartyName
+from tacit.policy.conditions import Condition, alternatives, conditions
+from tacit.policy.contract import Contract
+from tacit.policy.permission import Permission, build_permission
+from tacit.policy.request import (
+    SCHEMA,
+    UNBOUNDED_EPSILON,
+    Request,
+    integers_as_text,
+    row_attributes,
+    schema_text,
+)
+from tacit.policy.rows import RowFilter, row_filter
+from tacit.policy.rules import (
+    Rule,
+    built_in_rules,
+    context_attributes,
+    load_rules,
+    policy_set,
+)
+from tacit.types import Digest
 
-__all__ = ["SCHEMA", "UNBOUNDED_EPSILON", "Decision", "Policy", "Request"]
+__all__ = ["SCHEMA", "UNBOUNDED_EPSILON", "Decision", "Policy", "Reason", "Request", "no_rows"]
 
-UNBOUNDED_EPSILON = 9223372036854775807
-"""``epsilon_milli`` of a run without differential privacy: above every limit."""
-
-SCHEMA = """\
-entity Party;
-entity Dataset;
-action train appliesTo {
-  principal: [Party],
-  resource: [Dataset],
-  context: {
-    purpose: String,
-    region: String,
-    regions: Set<String>,
-    aggregation: String,
-    epsilon_milli: Long,
-    private: Bool,
-    helpers: Long,
-    max_colluding: Long,
-    min_cohort: Long,
-    own_helper: Bool,
-    own_noise: Bool,
-    code: String,
-    attestation: String,
-  },
-};
-"""
-"""The Cedar schema that every rule is checked against; attributes as in ``Request``."""
-
-_FILE_LIMIT = 1024 * 1024
-_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|;', re.DOTALL)
-_BLANK = re.compile(r"(?:\s+|//[^\n]*)*")
-_ENTITIES = "[]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a leader asks of a site, in terms that rules can speak about.
-
-    Args:
-        principal: The leader; ``Party::"NAME"`` in Cedar.
-        dataset: The contract's name; ``Dataset::"NAME"`` in Cedar.
-        purpose: The job's purpose.
-        region: The site's own region.
-        regions: Regions of the leader and of all helpers.
-        aggregation: ``masked`` or ``plain``.
-        epsilon_milli: Price of the run in thousandths, rounded up; ``UNBOUNDED_EPSILON`` without privacy.
-        private: Whether the run has a unit of privacy.
-        helpers: Number of helpers.
-        max_colluding: How many helpers may collude without loss.
-        min_cohort: Smallest number of contributions in a sum.
-        own_helper: Whether this site is one of the helpers.
-        own_noise: Whether each helper adds the full noise.
-        code: ``pinned`` when a digest names the training code, else ``not pinned``.
-        attestation: Level of attestation of leader and helpers.
-    """
-
-    principal: PartyName
-    dataset: str
-    purpose: str
-    region: str
-    regions: frozenset[str]
-    aggregation: str
-    epsilon_milli: int
-    private: bool
-    helpers: int
-    max_colluding: int
-    min_cohort: int
-    own_helper: bool
-    own_noise: bool
-    code: str
-    attestation: str = "none"
-
-    def context(self) -> dict[str, str | int | bool | list[str]]:
-        """The Cedar context."""
-        return {
-            "purpose": self.purpose,
-            "region": self.region,
-            "regions": sorted(self.regions),
-            "aggregation": self.aggregation,
-            "epsilon_milli": self.epsilon_milli,
-            "private": self.private,
-            "helpers": self.helpers,
-            "max_colluding": self.max_colluding,
-            "min_cohort": self.min_cohort,
-            "own_helper": self.own_helper,
-            "own_noise": self.own_noise,
-            "code": self.code,
-            "attestation": self.attestation,
-        }
+_NO_VALUE = "the request has a value that Cedar cannot represent"
+_ENTITIES = cedarpy.Entities.from_json_str("[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,16 +74,23 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """One Cedar statement, with the place that a person finds it at."""
+class Reason:
+    """What one rule has to do with a denial.
 
-    name: str
+    Args:
+        rule: Name of the rule.
+        place: Where it stands.
+        effect: ``forbid`` or ``permit``.
+        conditions: Of a forbid those that hold, of a permit those that fail, with what the request has.
+        one_suffices: Of a forbid, whether it would not match if any one of these did not hold; else
+            they are alternatives, of which each would do.
+    """
+
+    rule: str
     place: str
-    content: dict[str, Any]
-
-    @property
-    def permits(self) -> bool:
-        return bool(self.content["effect"] == "permit")
+    effect: str
+    conditions: tuple[str, ...]
+    one_suffices: bool = False
 
 
 class Policy:
@@ -159,79 +98,84 @@ class Policy:
 
     Guarantee:
         Whatever a leader offers, a request is allowed only if at least one permit matches, no forbid
-        matches and every rule could be evaluated; plain aggregation only by a permit that speaks of
-        ``context.aggregation``.
+        matches (the built-in ones neither) and every rule could be evaluated; plain aggregation only by
+        a permit that speaks of ``context.aggregation``.
         Checked by tests/unit/test_policy_cedar.py::test_default_deny_and_forbid_wins,
-        tests/unit/test_policy_cedar.py::test_a_rule_that_cannot_be_evaluated_denies and
+        tests/unit/test_policy_cedar.py::test_a_rule_that_cannot_be_evaluated_denies,
+        tests/unit/test_policy_cedar.py::test_no_policy_allows_other_regions and
         tests/unit/test_policy_cedar.py::test_plain_needs_a_permit_that_asks_for_it.
+
+    Args:
+        rules: The site's own rules; the built-in ones are added.
+        attributes: What row rules can speak of, as ``row_attributes`` returns it.
 
     Reference:
         Cedar policy language, "Authorization" (default deny, forbid overrides permit).
     """
 
-    def __init__(self, rules: tuple[_Rule, ...]) -> None:
-        self._rules = {rule.name: rule for rule in rules}
-        self._set = _policy_set({rule.name: rule.content for rule in rules})
+    def __init__(self, rules: Iterable[Rule], attributes: Mapping[str, str]) -> None:
+        every = (*rules, *built_in_rules())
+        self._schema_text = schema_text(dict(attributes))
+        # Reading a context is the dearest part of a decision: rules get what they speak of.
+        self._needed = context_attributes(every)
+        self._rules = {rule.name: rule for rule in every}
+        self._set = policy_set({rule.name: rule.content for rule in every})
+        self._permits = policy_set({rule.name: rule.content for rule in every if rule.permits})
         self._conditions: dict[str, tuple[str, Condition]] = {
             f"{rule.name} {index}": (rule.name, condition)
-            for rule in rules
-            if rule.permits
+            for rule in every
+            if rule.permits and rule.speaks_to("train")
             for index, condition in enumerate(conditions(rule.content))
         }
-        self._condition_set = _policy_set(
+        self._condition_set = policy_set(
             {key: condition.content for key, (_, condition) in self._conditions.items()}
         )
 
     @classmethod
-    def load(cls, folder: Path) -> Policy:
+    def load(cls, folder: Path, contracts: Iterable[Contract] = ()) -> Policy:
         """Reads every ``*.cedar`` file of a folder. A folder without a permit denies everything.
+
+        Args:
+            folder: The policy folder of a site.
+            contracts: The site's contracts, whose columns row rules can speak of.
 
         Raises:
             ConfigError: Missing folder, or a rule that does not parse, does not fit the schema, is a
                 template or takes another rule's @id; names file and line.
         """
-        if not folder.is_dir():
-            raise ConfigError(
-                "policy.folder",
-                f"{folder}: there is no such policy folder",
-                remedy="create it and write at least one permit into a *.cedar file",
-                file=str(folder),
-            )
-        rules: dict[str, _Rule] = {}
-        for path in sorted(folder.iterdir()):
-            if path.suffix != ".cedar" or not path.is_file():
-                raise ConfigError(
-                    "policy.stray",
-                    f"{path} is not a *.cedar file, so its rules would be ignored",
-                    remedy="rename it to NAME.cedar, or move it out of the policy folder",
-                    file=str(path),
-                )
-            for rule in _rules(path):
-                if rule.name in rules:
-                    raise ConfigError(
-                        "policy.duplicate",
-                        f"{folder}: two rules have the @id '{rule.name}': {rules[rule.name].place} "
-                        f"and {rule.place}",
-                        remedy="give each rule its own @id",
-                        file=str(path),
-                    )
-                rules[rule.name] = rule
-        return cls(tuple(rules.values()))
+        attributes = row_attributes(contracts)
+        schema = cedarpy.Schema.from_str(schema_text(attributes))
+        return cls(load_rules(folder, schema), attributes)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules, the built-in ones last."""
+        return tuple(self._rules.values())
+
+    @property
+    def speaks_of(self) -> frozenset[str] | None:
+        """The attributes of ``context`` that any rule speaks of; None if one takes it as a whole."""
+        return self._needed
+
+    @property
+    def schema(self) -> str:
+        """The Cedar schema that the rules fit."""
+        return self._schema_text
 
     @property
     def digest(self) -> Digest:
         """SHA-256 of the rules' content and the schema, whatever their layout, order and comments."""
         contents = sorted(
-            rfc8785.dumps(_integers_as_text(rule.content)).decode() for rule in self._rules.values()
+            rfc8785.dumps(integers_as_text(rule.content)).decode() for rule in self._rules.values()
         )
-        record: dict[str, Any] = {"version": 1, "schema": SCHEMA, "rules": contents}
+        record: dict[str, Any] = {"version": 1, "schema": self._schema_text, "rules": contents}
         return Digest(hashlib.sha256(rfc8785.dumps(record)).digest())
 
     def decide(self, request: Request) -> Decision:
         """Allows or denies, and says why."""
-        result = _evaluate(self._set, request)
+        result = self._evaluate(self._set, request) if request.fits_cedar else None
         if result is None:
-            return Decision(False, (), "the request has a value that Cedar cannot represent")
+            return Decision(False, (), _NO_VALUE)
         rules = tuple(sorted(result.diagnostics.reasons))
         if result.diagnostics.errors:
             reason = "; ".join(result.diagnostics.errors)
@@ -246,122 +190,202 @@ class Policy:
         if result.allowed:
             return Decision(True, rules, f"permitted by {self._named(rules)}")
         if rules:
-            return Decision(False, rules, f"forbidden by {self._named(rules)}")
+            return Decision(False, rules, self._forbidden(request, rules))
         return Decision(False, (), self._nearest(request))
+
+    def rows(self, request: Request, contract: Contract) -> RowFilter | None:
+        """Which rows of a data set the rules for ``Action::"read"`` let this run use; None for all.
+
+        Where the contract has a consent column, rows need a permit; every forbid always applies.
+
+        Args:
+            request: What the leader asks.
+            contract: The data set that it asks for.
+
+        Guarantee:
+            Whatever a leader offers and whatever a row holds, the filter keeps the row only if Cedar's
+            own evaluation of all rules on that row would.
+            Checked by tests/property/test_policy_rows.py::test_a_filter_keeps_what_cedar_allows.
+
+        Raises:
+            PolicyDenied: A rule could not be evaluated.
+            ConfigError: A rule asks for what no filter can do, or for a column that the data set lacks.
+        """
+        if not request.fits_cedar:
+            raise _row_rules(_NO_VALUE)
+        asked = {
+            "principal": f'Party::"{_unquoted(request.principal)}"',
+            "action": 'Action::"read"',
+            "context": request.context(self._needed),
+        }
+        # An entity that is not listed is unknown as well; parties and actions are in nothing else.
+        known = [("Party", request.principal), ("Action", "read")]
+        entities = [{"uid": {"type": t, "id": i}, "attrs": {}, "parents": []} for t, i in known]
+        try:
+            result = cedarpy.is_authorized_partial(asked, self._set, entities)
+        except ValueError:
+            raise _row_rules(_NO_VALUE) from None
+        if result.diagnostics.errors:
+            raise _row_rules("; ".join(result.diagnostics.errors))
+        if result.residuals.keys() != self._rules.keys():
+            raise _row_rules("Cedar did not evaluate every rule")
+        return row_filter(
+            [(self._named((name,)), residual) for name, residual in result.residuals.items()],
+            request.dataset,
+            row_attributes([contract]),
+            consent=any(column.classification == "consent" for column in contract.columns),
+        )
+
+    def permit(self, request: Request, contract: Contract, lock: Digest) -> Permission:
+        """The permission to read a data set for a run.
+
+        Args:
+            request: What the leader asks.
+            contract: The data set that it asks for.
+            lock: Digest of the site's ``policy.lock``.
+
+        Raises:
+            PolicyDenied: The rules do not allow the run, or no row can be used in it.
+            ConfigError: As ``rows`` does, or the contract is another data set's.
+        """
+        if request.dataset != contract.name:
+            raise ConfigError(
+                "policy.contract",
+                f"the request is about data set '{request.dataset}', the contract about "
+                f"'{contract.name}'",
+                remedy="ask with the contract of the data set",
+            )
+        decision = self.decide(request)
+        decision.require()
+        rows = self.rows(request, contract)
+        if rows is not None and rows.keeps_none:
+            raise _row_rules(
+                f"no row can be used: {no_rows(rows)}", rules=", ".join(decision.rules)
+            )
+        return build_permission(contract, lock, request.purpose, request.now, decision.rules, rows)
 
     def _names_plain(self, request: Request, permits: tuple[str, ...]) -> bool:
         """Whether one of the permits is for this aggregation: an invented one must not match it."""
         invented = dataclasses.replace(request, aggregation="some other aggregation")
-        result = _evaluate(self._set, invented)
+        # Without the forbids: one that the invented aggregation meets would hide the permits.
+        result = self._evaluate(self._permits, invented)
         return result is not None and bool(set(permits) - set(result.diagnostics.reasons))
 
     def _named(self, rules: tuple[str, ...]) -> str:
         return ", ".join(f"'{name}' ({self._rules[name].place})" for name in rules)
 
-    def _nearest(self, request: Request) -> str:
-        """Names the permit with the fewest failing conditions, and those conditions."""
-        result = _evaluate(self._condition_set, request)
+    def reasons(self, request: Request) -> tuple[Reason, ...]:
+        """What stands in the way of a request: the forbids that match, then the permits that do not.
+
+        Args:
+            request: What the leader asks.
+
+        Returns:
+            Of a forbid the conditions that hold, of a permit those that fail; permits with the fewest
+            failing conditions first. Nothing where no rule stands in the way but what
+            ``Decision.explanation`` says: a rule that cannot be evaluated, or plain aggregation.
+        """
+        result = self._evaluate(self._set, request) if request.fits_cedar else None
+        if result is None or result.allowed or result.diagnostics.errors:
+            return ()
+        names = [n for n in sorted(result.diagnostics.reasons) if not self._rules[n].permits]
+        return (*(self._matching(request, name) for name in names), *self._failing(request))
+
+    def _matching(self, request: Request, name: str) -> Reason:
+        """Of a forbid that matches, the conditions that hold."""
+        groups = alternatives(self._rules[name].content)
+        options = [(number, one) for number, group in enumerate(groups) for one in group]
+        tried = policy_set({str(index): one.content for index, (_, one) in enumerate(options)})
+        result = self._evaluate(tried, request)
+        held = sorted(int(key) for key in result.diagnostics.reasons) if result else []
+        facts = _facts(request)
+        found = tuple(options[index][1].describe(facts) for index in held)
+        alone = len({options[index][0] for index in held}) == len(held)
+        return Reason(name, self._rules[name].place, "forbid", found, alone)
+
+    def _failing(self, request: Request) -> list[Reason]:
+        """Of every permit that does not match, the conditions that fail."""
+        result = self._evaluate(self._condition_set, request)
         met = set(result.diagnostics.reasons) if result else set()
-        failing: dict[str, list[Condition]] = {}
+        failing: dict[str, list[str]] = {}
+        facts = _facts(request)
         for key, (name, condition) in self._conditions.items():
             if key not in met:
-                failing.setdefault(name, []).append(condition)
-        if not failing:
+                failing.setdefault(name, []).append(condition.describe(facts))
+        found = [
+            Reason(name, self._rules[name].place, "permit", tuple(failed))
+            for name, failed in failing.items()
+        ]
+        return sorted(found, key=lambda reason: len(reason.conditions))
+
+    def _forbidden(self, request: Request, rules: tuple[str, ...]) -> str:
+        """Names the forbids, and of each the conditions that hold."""
+        told = []
+        for reason in (self._matching(request, name) for name in rules):
+            because = " and ".join(reason.conditions)
+            told.append(self._named((reason.rule,)) + (f", for {because}" if because else ""))
+        return "forbidden by " + "; by ".join(told)
+
+    def _nearest(self, request: Request) -> str:
+        """Names the permit with the fewest failing conditions, and those conditions."""
+        permits = self._failing(request)
+        if not permits:
             return "no permit matched, for the policy holds none"
-        name = min(failing, key=lambda item: len(failing[item]))
-        context = request.context()
-        facts = {
-            "principal": f'Party::"{request.principal}"',
-            "action": 'Action::"train"',
-            "resource": f'Dataset::"{request.dataset}"',
-            **{f"context.{key}": json.dumps(value) for key, value in context.items()},
-        }
-        if request.epsilon_milli == UNBOUNDED_EPSILON:
-            facts["context.epsilon_milli"] = "infinite, without differential privacy"
-        failed = "; ".join(condition.describe(facts) for condition in failing[name])
-        place = self._rules[name].place
-        return f"no permit matched; the nearest, '{name}', failed on: {failed} [{place}]"
+        nearest = permits[0]
+        failed = "; ".join(nearest.conditions)
+        return f"no permit matched; the nearest, '{nearest.rule}', failed on: {failed} [{nearest.place}]"
 
-
-def _evaluate(policies: cedarpy.PolicySet, request: Request) -> cedarpy.AuthzResult | None:
-    try:
-        return cedarpy.is_authorized(
-            {
-                "principal": {"type": "Party", "id": request.principal},
-                "action": {"type": "Action", "id": "train"},
-                "resource": {"type": "Dataset", "id": request.dataset},
-                "context": request.context(),
-            },
-            policies,
-            _ENTITIES,
-            _PARSED_SCHEMA,
-        )
-    except ValueError:
-        return None
-
-
-def _policy_set(rules: dict[str, dict[str, Any]]) -> cedarpy.PolicySet:
-    record = {"staticPolicies": rules, "templates": {}, "templateLinks": []}
-    return cedarpy.PolicySet.from_json_str(json.dumps(record))
-
-
-def _rules(path: Path) -> Iterator[_Rule]:
-    """The statements of one file, each parsed and checked against the schema on its own."""
-    try:
-        text = read_limited(path, _FILE_LIMIT).decode()
-    except UnicodeDecodeError as error:
-        line = 1 + error.object[: error.start].count(b"\n")
-        raise _rule_error(path, line, "the file is not UTF-8") from error
-    for line, position, statement in _statements(text):
+    def _evaluate(
+        self, policies: cedarpy.PolicySet, request: Request
+    ) -> cedarpy.AuthzResult | None:
         try:
-            record = json.loads(cedarpy.policies_to_json_str(statement))
-        except ValueError as error:
-            raise _rule_error(path, line, str(error)) from error
-        if len(record["staticPolicies"]) != 1:
-            raise _rule_error(path, line, "a template (?principal, ?resource) is not a rule")
-        checked = cedarpy.validate_policies(statement, _PARSED_SCHEMA)
-        if not checked.validation_passed:
-            reason = checked.errors[0].error.removeprefix("for policy `policy0`, ")
-            raise _rule_error(path, line, reason)
-        (content,) = record["staticPolicies"].values()
-        place = f"{path.name}, line {line}"
-        name = content.get("annotations", {}).get("id") or f"{path.name}:{line}:{position}"
-        yield _Rule(name, place, content)
+            return cedarpy.is_authorized(
+                {
+                    "principal": {"type": "Party", "id": request.principal},
+                    "action": {"type": "Action", "id": "train"},
+                    "resource": {"type": "Dataset", "id": request.dataset},
+                    "context": request.context(self._needed),
+                },
+                policies,
+                _ENTITIES,
+            )
+        except ValueError:
+            return None
 
 
-def _statements(text: str) -> Iterator[tuple[int, int, str]]:
-    """Each statement after the line and the column, both from 1, at which it starts."""
-    start = 0
-    ends = [match.end() for match in _TOKEN.finditer(text) if match.group() == ";"]
-    for end in [*ends, len(text)]:
-        blank = _BLANK.match(text, start)
-        begin = blank.end() if blank else start
-        if begin < end:
-            line_start = text.rfind("\n", 0, begin) + 1
-            yield 1 + text.count("\n", 0, begin), 1 + begin - line_start, text[begin:end]
-        start = end
+def no_rows(rows: RowFilter) -> str:
+    """Why a filter keeps no row whatever."""
+    if rows.permits:
+        return f"a forbid holds for every row ({rows.text})"
+    return 'the data set has a consent column, and no permit for Action::"read" applies'
 
 
-def _rule_error(path: Path, line: int, reason: str) -> ConfigError:
-    return ConfigError(
-        "policy.rule",
-        f"{path}, rule at line {line}: {reason}",
-        remedy=f"correct the rule; context has {_ATTRIBUTES}",
-        file=str(path),
-        line=line,
+def _facts(request: Request) -> dict[str, str]:
+    """What a request has, by what a condition speaks of."""
+    facts = {
+        "principal": f'Party::"{request.principal}"',
+        "action": 'Action::"train"',
+        "resource": f'Dataset::"{request.dataset}"',
+    }
+    for key, value in request.context().items():
+        plain = value["__extn"]["arg"] if isinstance(value, dict) else value
+        facts[f"context.{key}"] = json.dumps(plain)
+    if request.epsilon_milli == UNBOUNDED_EPSILON:
+        facts["context.epsilon_milli"] = "infinite, without differential privacy"
+    return facts
+
+
+def _unquoted(name: str) -> str:
+    """A name as it is in Cedar's text; the roster has none that would need escaping."""
+    if not name.isprintable() or '"' in name or "\\" in name:
+        raise _row_rules("the leader's name has characters that Cedar cannot take as they are")
+    return name
+
+
+def _row_rules(reason: str, **details: str) -> PolicyDenied:
+    return PolicyDenied(
+        "policy.rows",
+        f"the site's policy lets no row be read for this run: {reason}",
+        remedy='ask the site\'s operator to look at the rules for Action::"read"',
+        **details,
     )
-
-
-def _integers_as_text(value: Any) -> Any:
-    """Cedar's integers have 64 bits, more than canonical JSON can carry."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return {"integer": str(value)}
-    if isinstance(value, dict):
-        return {key: _integers_as_text(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_integers_as_text(item) for item in value]
-    return value
-
-
-_PARSED_SCHEMA = cedarpy.Schema.from_str(SCHEMA)
-_ATTRIBUTES = ", ".join(re.findall(r"^    (\w+):", SCHEMA, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""A permit taken apart: each of its conditions as a rule of its own and as text for people."""
+"""A rule taken apart: each of its conditions as a rule of its own and as text for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import cedarpy
 
-__all__ = ["Condition", "conditions"]
+__all__ = ["Condition", "alternatives", "conditions"]
 
 _ANY: dict[str, Any] = {
     "effect": "permit",
@@ -44,25 +44,47 @@ class Condition:
         return f"{self.text} ({', '.join(known)})" if known else self.text
 
 
-def conditions(permit: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """All conditions of a permit, whose conjunction is the permit: scope, ``when`` and ``unless``.
+def conditions(rule: Mapping[str, Any]) -> tuple[Condition, ...]:
+    """All conditions of a rule, whose conjunction is the rule: scope, ``when`` and ``unless``.
 
     Args:
-        permit: One static rule in Cedar's JSON form.
+        rule: One static rule in Cedar's JSON form.
     """
     found = [
-        _condition({**_ANY, part: permit[part]}, (part,))
+        _condition({**_ANY, part: rule[part]}, (part,))
         for part in ("principal", "action", "resource")
-        if permit[part]["op"] != "All"
+        if rule[part]["op"] != "All"
     ]
-    for clause in permit["conditions"]:
+    found += [_single(kind, body) for kind, body in _clauses(rule)]
+    # A permit without any condition matches everything; it still needs an entry to be evaluated.
+    return tuple(found) or (_condition(_ANY, ()),)
+
+
+def alternatives(rule: Mapping[str, Any]) -> tuple[tuple[Condition, ...], ...]:
+    """The conditions of ``when`` and ``unless``, each as its alternatives, of which one is enough.
+
+    Those that hold are why a rule matched that did.
+
+    Args:
+        rule: One static rule in Cedar's JSON form.
+    """
+    return tuple(
+        tuple(_single(kind, option) for option in _operands(body, "||" if kind == "when" else "&&"))
+        for kind, body in _clauses(rule)
+    )
+
+
+def _clauses(rule: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for clause in rule["conditions"]:
         # when { a && b } asks for a and for b; unless { a || b } for not a and for not b.
         operator = "&&" if clause["kind"] == "when" else "||"
         for body in _operands(clause["body"], operator):
-            single = {**_ANY, "conditions": [{"kind": clause["kind"], "body": body}]}
-            found.append(_condition(single, tuple(dict.fromkeys(_attributes(body)))))
-    # A permit without any condition matches everything; it still needs an entry to be evaluated.
-    return tuple(found) or (_condition(_ANY, ()),)
+            yield clause["kind"], body
+
+
+def _single(kind: str, body: Mapping[str, Any]) -> Condition:
+    single = {**_ANY, "conditions": [{"kind": kind, "body": body}]}
+    return _condition(single, tuple(dict.fromkeys(_attributes(body))))
 
 
 def _operands(body: Mapping[str, Any], operator: str) -> Iterator[Mapping[str, Any]]:
