@@ -1,37 +1,57 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
+import logging
 import pickle
+import re
 import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from tacit.config import parse_table
-from tacit.connect import read
-from tacit.errors import ConfigError
+from tacit.connect import Reading, read
+from tacit.errors import ConfigError, TacitError
 from tacit.policy import Contract
+from tacit.policy.rows import Apply, Cell, Like, Literal, RowFilter
+from tacit.testing.permissions import FixedKeys, permission
 
-KEY = bytes(range(32))
-FEATURE = {"class": "feature", "action": "keep", "lower": 0, "upper": 9, "bounds_source": "scale"}
+KEYS = FixedKeys()
+FEATURE = {
+    "classification": "feature",
+    "transform": {"method": "keep"},
+    "logicalTypeOptions": {"minimum": 0, "maximum": 9},
+    "bounds_source": "scale",
+}
+LABEL = {"classification": "label", "transform": {"method": "keep"}}
+
+
+def removal(classification: str, method: str, **more: Any) -> dict[str, Any]:
+    return {"classification": classification, "transform": {"method": method, **more}}
+
+
 REMOVALS: tuple[dict[str, Any], ...] = (
-    {"class": "free-text", "action": "drop"},
-    {"class": "identifier", "action": "drop"},
-    {"class": "identifier", "action": "token"},
-    {"class": "quasi-identifier", "action": "token"},
-    {"class": "sensitive", "action": "drop"},
-    {
-        "class": "quasi-identifier",
-        "action": "generalise",
-        "generalise": {"method": "prefix", "length": 4},
-    },
+    removal("free-text", "drop"),
+    removal("consent", "drop"),
+    removal("identifier", "drop"),
+    removal("identifier", "token", period="year"),
+    removal("identifier", "mask"),
+    removal("quasi-identifier", "token"),
+    removal("sensitive", "drop"),
+    removal("quasi-identifier", "prefix", length=4),
+    {**removal("sensitive", "vocabulary", buckets=3), "train": True, "values": ["none"]},
 )
 DAMAGE = ("none", "short row", "long row", "open quote", "not utf-8", "text", "nan", "range", "label",
           "no header", "undeclared", "missing", "empty cell")  # fmt: skip
@@ -41,10 +61,9 @@ DAMAGE = ("none", "short row", "long row", "open quote", "not utf-8", "text", "n
 def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[list[str]], list[str], str, int]:
     """Columns, rows of cells, the canaries among them, a kind of damage and the row it strikes."""
     removed = draw(st.lists(st.sampled_from(REMOVALS), min_size=1, max_size=5))
-    columns = [{"name": f"r{i}", "type": "string", **how} for i, how in enumerate(removed)]
-    columns.append({"name": "x", "type": "number", **FEATURE})
-    columns.append({"name": "y", "type": "string", "class": "label", "action": "keep",
-                    "values": ["a", "b"]})  # fmt: skip
+    columns = [{"name": f"r{i}", "logicalType": "string", **how} for i, how in enumerate(removed)]
+    columns.append({"name": "x", "logicalType": "number", **FEATURE})
+    columns.append({"name": "y", "logicalType": "string", "values": ["a", "b"], **LABEL})
     columns = draw(st.permutations(columns))
     mark = draw(st.text("abcdefghijklmnop", min_size=8, max_size=8))
     quirk = draw(st.sampled_from(["", ",", '"', "\n", "\r\n", "ü", "'", ";", " "]))
@@ -66,12 +85,13 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, Any]], list[list[str]], list[
     return columns, rows, canaries, damage, draw(st.integers(0, len(rows) - 1))
 
 
-def contract(columns: list[dict[str, Any]], form: str) -> Contract:
+def contract(columns: list[dict[str, Any]], form: str, **head: Any) -> Contract:
     content = {
-        "version": 1,
+        "apiVersion": "v3.1.0",
         "name": "canary",
-        "source": {"path": "records", "format": form},
-        "columns": columns,
+        "server": {"type": "local", "path": "records", "format": form},
+        "properties": columns,
+        **head,
     }
     return parse_table(content, Contract, "contract.toml")
 
@@ -130,7 +150,7 @@ def outcome(content: Contract, data: bytes | pa.Table) -> tuple[str, bool]:
         else:
             parquet.write_table(data, path)
         try:
-            batch = read(content, Path(folder), KEY)
+            batch = read(content, Path(folder), permission(content), KEYS)
         except ConfigError as error:
             return everything_shown(error), False
     sink = pa.BufferOutputStream()
@@ -197,19 +217,19 @@ def test_no_canary_survives_in_parquet(case: Any) -> None:
     )
 )
 def test_good_records_arrive_unchanged(records: list[tuple[float, int, date, bool]]) -> None:
-    bounds = {"class": "feature", "action": "keep", "bounds_source": "scale"}
+    wide = {**FEATURE, "logicalTypeOptions": {"minimum": -100, "maximum": 100}}
+    narrow = {**FEATURE, "logicalTypeOptions": {"minimum": -5, "maximum": 5}}
     columns = [
-        {"name": "x", "type": "number", "lower": -100, "upper": 100, **bounds},
-        {"name": "n", "type": "integer", "lower": -5, "upper": 5, **bounds},
-        {"name": "d", "type": "date", "class": "sensitive", "action": "generalise",
-         "generalise": {"method": "year"}},
-        {"name": "y", "type": "boolean", "class": "label", "action": "keep",
-         "values": [True, False]},
-    ]  # fmt: skip
+        {"name": "x", "logicalType": "number", **wide},
+        {"name": "n", "logicalType": "integer", **narrow},
+        {"name": "d", "logicalType": "date", **removal("sensitive", "year")},
+        {"name": "y", "logicalType": "boolean", **LABEL, "values": [True, False]},
+    ]
     lines = ["x,n,d,y", *(f"{x!r},{n},{d},{str(y).lower()}" for x, n, d, y in records)]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "records").write_text("\n".join(lines) + "\n")
-        batch = read(contract(columns, "csv"), Path(folder))
+        made = contract(columns, "csv")
+        batch = read(made, Path(folder), permission(made))
     assert batch.features.tolist() == [[x, float(n)] for x, n, _, _ in records]
     assert batch.labels.tolist() == [0 if y else 1 for _, _, _, y in records]
     assert batch.extra.column("d").to_pylist() == [d.year for _, _, d, _ in records]
@@ -218,11 +238,276 @@ def test_good_records_arrive_unchanged(records: list[tuple[float, int, date, boo
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 40_000), st.integers(0, 40_000))
 def test_an_age_is_never_finer_than_its_group(born: int, later: int) -> None:
-    from tacit.connect.transforms import generalise
-    from tacit.policy.contract import Generalise
+    from tacit.connect.transforms import coarser
+    from tacit.policy.transform import Transform
 
     birth = date(1900, 1, 1) + timedelta(days=born)
     on = birth + timedelta(days=later)
     age = on.year - birth.year - ((on.month, on.day) < (birth.month, birth.day))
-    how = Generalise(method="age", on=on, width=10)
-    assert generalise(pa.array([birth]), how).to_pylist() == [min(age, 90) // 10 * 10]
+    how = Transform(method="age", on=on, width=10)
+    assert coarser(pa.array([birth]), how).to_pylist() == [min(age, 90) // 10 * 10]
+
+
+# Every cell of a column that is not kept holds a canary of its own.
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A data set, its contract and what must not be seen of it.
+
+    Args:
+        columns: The contract's columns.
+        rows: Cells by column.
+        canaries: Texts of cells, in every form in which a cell could be shown.
+        form: ``csv`` or ``parquet``.
+        filtered: Whether a row rule asks for consent.
+        quarantine: Whether the contract sets broken rows aside.
+        used: How many rows are left, or 0 if the data set must be refused.
+    """
+
+    columns: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+    canaries: list[str]
+    form: str
+    filtered: bool
+    quarantine: bool
+    used: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """Everything that could be seen of a reading, and how many records it gave."""
+
+    text: str
+    records: int
+
+
+DATE_COLUMNS: dict[str, dict[str, Any]] = {
+    "born": {"logicalType": "date", **removal("quasi-identifier", "year")},
+    "seen": {"logicalType": "date", **removal("quasi-identifier", "decade")},
+    "aged": {
+        "logicalType": "date",
+        **removal("quasi-identifier", "age", width=5, on=date(2399, 1, 1)),
+    },
+    "moved": {"logicalType": "date", **removal("sensitive", "date-shift", days=30)},
+    "named day": {"logicalType": "date", **removal("quasi-identifier", "token")},
+    "lost day": {"logicalType": "date", **removal("quasi-identifier", "drop")},
+}
+NUMBER_COLUMNS: dict[str, dict[str, Any]] = {
+    "counted": {"logicalType": "integer", **removal("sensitive", "drop")},
+    "numbered": {"logicalType": "integer", **removal("identifier", "token", period="month")},
+    "binned": {"logicalType": "integer", **removal("sensitive", "bins", width=10**6)},
+    "clamped": {
+        "logicalType": "number",
+        **removal("sensitive", "clamp", lower=0.0, upper=1.0),
+        "train": True,
+    },
+}
+TEXT_COLUMNS: dict[str, dict[str, Any]] = {
+    "lost": removal("identifier", "drop"),
+    "told": removal("free-text", "drop"),
+    "hidden": removal("identifier", "mask"),
+    "tail": removal("identifier", "mask", visible=4),
+    "digits": removal("identifier", "ff1", alphabet="digits"),
+    "letters": removal("identifier", "ff1", alphabet="alphanumeric", period="year"),
+    "head": removal("quasi-identifier", "prefix", length=4),
+    "place": removal("quasi-identifier", "zip3"),
+    "word": {**removal("sensitive", "vocabulary", buckets=3), "train": True, "values": ["none"]},
+    "note": {**removal("free-text", "quarantine"), "required": False},
+}
+ALWAYS: dict[str, dict[str, Any]] = {
+    "person": {"logicalType": "string", **removal("identifier", "token")},
+    "consent": {"logicalType": "string", **removal("consent", "drop")},
+    "x": {"logicalType": "number", **FEATURE},
+    "y": {"logicalType": "string", "values": ["a", "b"], **LABEL},
+}
+UNFIT = {
+    "x": "is not a number",
+    "digits": "has a character outside its alphabet",
+    "letters": "has a character outside its alphabet",
+    "place": "is no ZIP code",
+    "numbered": "is not an integer",
+    "moved": "is not a date",
+    "tail": "is too short",
+}
+"""Columns into which a cell does not fit, and why; by text only, as Parquet has types."""
+
+
+def cell(name: str, row: int, place: int, mark: tuple[str, int]) -> tuple[Any, list[str]]:
+    """A cell of a column, unlike any other, and the texts by which one would know it."""
+    letters, number = mark
+    text = f"Q{letters}x{row}x{place}"
+    if name in DATE_COLUMNS:
+        # Years apart from those of other columns and rows, further than a shift can move it.
+        day = date(1700 + 50 * list(DATE_COLUMNS).index(name) + 2 * row, 3 + row, 11 + row)
+        return day, [day.isoformat(), repr(day)]
+    if name in NUMBER_COLUMNS:
+        value = (number * 100 + row) * 100 + place
+        return value, [str(value)]
+    if name == "digits":
+        digits = f"{(number * 100 + row) * 100 + place}"
+        return digits, [digits]
+    if name == "place":
+        digits = f"{75_000 + number % 1000:05}-{number % 900 + 10 * row + 100:04}"
+        return digits, [digits, digits[1:]]
+    shown = {"head": "Area", "consent": "yes"}.get(name, "")
+    return f"{shown}{text}" + ("zzzz" if name == "tail" else ""), [text]
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    """Tables and contracts of every method, with row rules and broken cells."""
+    others = {**DATE_COLUMNS, **NUMBER_COLUMNS, **TEXT_COLUMNS}
+    chosen = draw(st.lists(st.sampled_from(sorted(others)), min_size=1, max_size=7, unique=True))
+    entries = {**ALWAYS, **{name: {"logicalType": "string", **others[name]} for name in chosen}}
+    columns = [{"name": name, **entries[name]} for name in draw(st.permutations(list(entries)))]
+    mark = draw(st.text("bcdfghjk", min_size=8, max_size=8)), draw(st.integers(10**7, 10**8 - 1))
+    form, filtered = draw(st.sampled_from(("csv", "parquet"))), draw(st.booleans())
+    rows, canaries, used = [], [], 0
+    for row in range(draw(st.integers(1, 6))):
+        cells: dict[str, Any] = {}
+        for place, name in enumerate(entries):
+            if name in ("x", "y"):
+                cells[name] = row if name == "x" else "ab"[row % 2]
+                continue
+            cells[name], texts = cell(name, row, place, mark)
+            canaries += texts
+        denied = draw(st.integers(0, 4)) == 0
+        if denied:
+            cells["consent"] = "no" + cells["consent"][3:]
+        told = draw(st.integers(0, 4)) == 0
+        if "note" in cells and not told:
+            cells["note"] = ""
+        rows.append(cells)
+        used += not (denied and filtered) and not (told and "note" in cells)
+    table = Table(columns, rows, canaries, form, filtered, draw(st.booleans()), used)
+    return _broken(draw, table) if form == "csv" and draw(st.booleans()) else table
+
+
+def _broken(draw: st.DrawFn, table: Table) -> Table:
+    """The table with one cell that does not fit its column, in a row that would be used."""
+    fitting = [
+        row
+        for row in table.rows
+        if not row.get("note") and not (table.filtered and row["consent"].startswith("no"))
+    ]
+    if not fitting:
+        return table
+    name = draw(st.sampled_from(sorted(UNFIT.keys() & table.rows[0].keys())))
+    row = draw(st.sampled_from(fitting))
+    spoilt = "Q!canary" if name == "tail" else f"Q{name[:1]}!canary-cell"
+    row[name] = spoilt
+    canaries = [*table.canaries, spoilt]
+    used = table.used - 1 if table.quarantine else 0
+    return dataclasses.replace(table, canaries=canaries, used=used)
+
+
+class _Heard(logging.Handler):
+    """Collects what any logger says."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.getMessage()} {record.args} {record.exc_info}")
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """Everything that is logged, printed or warned of meanwhile."""
+    heard, printed, root = _Heard(), io.StringIO(), logging.getLogger()
+    level = root.level
+    root.addHandler(heard)
+    root.setLevel(logging.NOTSET)
+    lines = heard.lines
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(record=True) as warned,
+        ):
+            warnings.simplefilter("always")
+            yield lines
+    finally:
+        root.setLevel(level)
+        root.removeHandler(heard)
+    lines += [printed.getvalue(), *(str(warning.message) for warning in warned)]
+
+
+def _write(table: Table, path: Path) -> None:
+    names = [column["name"] for column in table.columns]
+    if table.form == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table.rows)
+        return
+    values = {name: [row[name] for row in table.rows] for name in names}
+    for name in {"x", "clamped"} & values.keys():
+        values[name] = [float(value) for value in values[name]]
+    parquet.write_table(pa.table(values), path)
+
+
+def everything(table: Table) -> Shown:
+    """What could be seen of reading a table: the result, or the error, and all that is beside it."""
+    invalid = "quarantine" if table.quarantine else "refuse"
+    made = contract(table.columns, table.form, entity="person", invalid_rows=invalid)
+    consented = Apply("==", (Like(Cell("consent", "String"), ("yes", None)), Literal(True)))
+    rule = RowFilter((consented,), ()) if table.filtered else None
+    with tempfile.TemporaryDirectory() as folder, _overheard() as lines:
+        _write(table, Path(folder) / "records")
+        reading = Reading(made, Path(folder), permission(made, rule), KEYS)
+        batches = []
+        try:
+            batches = list(reading)
+        except TacitError as error:
+            lines.append(everything_shown(error) + "".join(traceback.format_exception(error)))
+    lines += [repr(reading.receipts), repr(reading.quarantined), repr(reading.rows())]
+    lines += [receipt.canonical().decode() for receipt in reading.receipts]
+    for batch in batches:
+        parts = (batch.features, batch.labels, batch.entities)
+        lines += [repr(batch), repr(batch.schema), str(batch.extra.to_pydict())]
+        lines += [str(part.tolist()) for part in parts if part is not None]
+        lines += [part.tobytes().decode("latin-1") for part in parts if part is not None]
+        buffers = [chunk for column in batch.extra.columns for chunk in column.chunks]
+        lines += [
+            buffer.to_pybytes().decode("latin-1")
+            for chunk in buffers
+            for buffer in chunk.buffers()
+            if buffer is not None
+        ]
+    return Shown("\n".join(lines), sum(map(len, batches)))
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(table=tables())
+def test_no_cell_of_a_column_that_is_not_kept_is_seen(
+    table: Table, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = everything(table)
+    assert shown.records == table.used
+    said = capfd.readouterr()
+    seen = shown.text + said.out + said.err
+    assert [canary for canary in table.canaries if canary in seen] == []
+
+
+def test_the_search_would_find_a_cell_that_is_kept() -> None:
+    """The property above is worth nothing if it looked in the wrong places."""
+    columns = [
+        {"name": "person", "logicalType": "string", **removal("identifier", "token")},
+        {"name": "head", "logicalType": "string", **removal("sensitive", "prefix", length=9)},
+        {"name": "x", "logicalType": "number", **FEATURE},
+        {"name": "y", "logicalType": "string", "values": ["a", "b"], **LABEL},
+    ]
+    row = {"person": "p", "head": "Qcanary-7-rest", "x": 7, "y": "a"}
+    shown = everything(Table(columns, [row], [], "csv", False, False, 1))
+    assert shown.records == 1
+    assert "Qcanary-7" in shown.text
+    assert "7.0" in shown.text
+    with _overheard() as lines:
+        logging.getLogger("tacit").debug("heard %s", "Qcanary-8")
+        print("Qcanary-9")
+    assert {"Qcanary-8", "Qcanary-9"} <= set(re.findall(r"Qcanary-\d", "\n".join(lines)))

@@ -9,28 +9,34 @@ import numpy as np
 import pytest
 
 from tacit.config import parse_table
-from tacit.connect import ColumnReceipt, Receipt, SanitisedBatch, read
+from tacit.connect import ColumnReceipt, Receipt, Rows, SanitisedBatch, read
 from tacit.errors import LocalProtocolError
 from tacit.policy import Contract
+from tacit.testing.permissions import LOCK, permission
 from tacit.types import Digest
 
 CONTRACT = parse_table(
     {
-        "version": 1,
+        "apiVersion": "v3.1.0",
         "name": "small",
-        "source": {"path": "records.csv", "format": "csv"},
-        "columns": [
-            {"name": "note", "type": "string", "class": "free-text", "action": "drop"},
+        "server": {"type": "local", "path": "records.csv", "format": "csv"},
+        "properties": [
+            {"name": "note", "logicalType": "string", "classification": "free-text"},
             {
                 "name": "x",
-                "type": "number",
-                "class": "feature",
-                "action": "keep",
-                "lower": 0,
-                "upper": 9,
+                "logicalType": "number",
+                "classification": "feature",
+                "transform": {"method": "keep"},
+                "logicalTypeOptions": {"minimum": 0, "maximum": 9},
                 "bounds_source": "scale of the instrument",
             },
-            {"name": "y", "type": "integer", "class": "label", "action": "keep", "values": [0, 1]},
+            {
+                "name": "y",
+                "logicalType": "integer",
+                "classification": "label",
+                "transform": {"method": "keep"},
+                "values": [0, 1],
+            },
         ],
     },
     Contract,
@@ -40,7 +46,7 @@ CONTRACT = parse_table(
 
 def batch(folder: Path, text: str = "note,x,y\nhello,1.5,0\nthere,2,1\n") -> SanitisedBatch:
     (folder / "records.csv").write_text(text)
-    return read(CONTRACT, folder)
+    return read(CONTRACT, folder, permission(CONTRACT))
 
 
 def test_only_connect_builds_a_batch(tmp_path: Path) -> None:
@@ -75,9 +81,14 @@ def test_a_batch_shows_no_data(tmp_path: Path) -> None:
 
 def test_the_receipt_counts_what_was_removed(tmp_path: Path) -> None:
     receipt = batch(tmp_path).receipt
-    assert receipt.rows == 2
-    assert receipt.removed() == (ColumnReceipt("note", "free-text", "drop", "dropped", 2),)
-    assert [column.action for column in receipt.columns] == ["drop", "keep", "keep"]
+    assert receipt.rows == Rows(2, 2, 0)
+    assert receipt.removed() == (ColumnReceipt("note", "free-text", "drop", "dropped", 0),)
+    assert [(column.method, column.cells) for column in receipt.columns] == [
+        ("drop", 0),
+        ("keep", 2),
+        ("keep", 2),
+    ]
+    assert receipt.policy == LOCK
     assert receipt.contract == CONTRACT.digest
     assert receipt.schema == CONTRACT.schema().digest
 
@@ -99,7 +110,12 @@ def test_commitment_binds_every_field_and_the_salt(tmp_path: Path) -> None:
         "contract": Digest(bytes(32)),
         "plan": Digest(bytes(32)),
         "schema": Digest(bytes(32)),
-        "rows": 3,
+        "policy": Digest(bytes(32)),
+        "source": Digest(bytes(32)),
+        "number": 1,
+        "previous": Digest(bytes(32)),
+        "residual": (("email", 1),),
+        "rows": Rows(3, 2, 1),
         "columns": receipt.columns[1:],
         "data": Digest(bytes(32)),
     }

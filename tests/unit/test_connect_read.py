@@ -1,45 +1,61 @@
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from pyarrow import csv, parquet
+from pyarrow import csv, feather, parquet
 
 from tacit.config import parse_table
-from tacit.connect import SanitisedBatch, read, source
-from tacit.errors import ConfigError
+from tacit.connect import SanitisedBatch, read
+from tacit.connect.sources import csv_files, open_source, parquet_files
+from tacit.errors import ConfigError, LocalProtocolError, PolicyDenied
 from tacit.policy import Contract
+from tacit.policy.permission import Permission, public_permission
+from tacit.policy.server import Server
+from tacit.testing.permissions import NOON, FixedKeys, permission
 
+BOUNDED = {
+    "classification": "feature",
+    "transform": {"method": "keep"},
+    "bounds_source": "instrument",
+}
 COLUMNS: dict[str, dict[str, Any]] = {
-    "id": {"type": "string", "class": "identifier", "action": "token"},
-    "note": {"type": "string", "class": "free-text", "action": "drop"},
+    "id": {
+        "logicalType": "string",
+        "classification": "identifier",
+        "transform": {"method": "token"},
+    },
+    "note": {"logicalType": "string", "classification": "free-text"},
     "born": {
-        "type": "date",
-        "class": "quasi-identifier",
-        "action": "generalise",
-        "generalise": {"method": "decade"},
+        "logicalType": "date",
+        "classification": "quasi-identifier",
+        "transform": {"method": "decade"},
     },
     "x": {
-        "type": "number",
-        "class": "feature",
-        "action": "keep",
-        "lower": -1,
-        "upper": 30,
-        "bounds_source": "instrument",
+        "logicalType": "number",
+        "logicalTypeOptions": {"minimum": -1, "maximum": 30},
+        **BOUNDED,
     },
     "n": {
-        "type": "integer",
-        "class": "feature",
-        "action": "keep",
-        "lower": 0,
-        "upper": 5,
-        "bounds_source": "instrument",
+        "logicalType": "integer",
+        "logicalTypeOptions": {"minimum": 0, "maximum": 5},
+        **BOUNDED,
     },
-    "flag": {"type": "boolean", "class": "feature", "action": "keep"},
-    "y": {"type": "string", "class": "label", "action": "keep", "values": ["b", "m"]},
+    "flag": {
+        "logicalType": "boolean",
+        "classification": "feature",
+        "transform": {"method": "keep"},
+    },
+    "y": {
+        "logicalType": "string",
+        "classification": "label",
+        "transform": {"method": "keep"},
+        "values": ["b", "m"],
+    },
 }
 GOOD = {
     "id": "77",
@@ -50,18 +66,23 @@ GOOD = {
     "flag": "true",
     "y": "m",
 }
-KEY = bytes(range(32))
+KEYS = FixedKeys()
 
 
-def contract(form: str = "csv", **changes: Any) -> Contract:
+def contract(form: str = "csv", entity: str | None = None, **changes: Any) -> Contract:
     columns = [{"name": name, **entry} for name, entry in {**COLUMNS, **changes}.items() if entry]
     content = {
-        "version": 1,
+        "apiVersion": "v3.1.0",
         "name": "small",
-        "source": {"path": f"records.{form}", "format": form},
-        "columns": columns,
+        "server": {"type": "local", "path": f"records.{form}", "format": form},
+        "properties": columns,
+        **({"entity": entity} if entity else {}),
     }
     return parse_table(content, Contract, "contract.toml")
+
+
+def load(made: Contract, folder: Path, keys: FixedKeys = KEYS) -> SanitisedBatch:
+    return read(made, folder, permission(made), keys)
 
 
 def read_csv(folder: Path, *rows: dict[str, str], **changes: Any) -> SanitisedBatch:
@@ -72,7 +93,7 @@ def read_csv(folder: Path, *rows: dict[str, str], **changes: Any) -> SanitisedBa
 def read_text(folder: Path, text: str | bytes, **changes: Any) -> SanitisedBatch:
     data = text if isinstance(text, bytes) else text.encode()
     (folder / "records.csv").write_bytes(data)
-    return read(contract(**changes), folder, KEY)
+    return load(contract(**changes), folder)
 
 
 def table(rows: int = 2, **changes: pa.Array) -> pa.Table:
@@ -90,7 +111,7 @@ def table(rows: int = 2, **changes: pa.Array) -> pa.Table:
 
 def read_parquet(folder: Path, content: pa.Table, **changes: Any) -> SanitisedBatch:
     parquet.write_table(content, folder / "records.parquet", row_group_size=3)
-    return read(contract("parquet", **changes), folder, KEY)
+    return load(contract("parquet", **changes), folder)
 
 
 def test_csv_and_parquet_give_the_same_batch(tmp_path: Path) -> None:
@@ -116,7 +137,7 @@ def test_csv_and_parquet_give_the_same_batch(tmp_path: Path) -> None:
     assert np.array_equal(text.features, stored.features)
     assert np.array_equal(text.labels, stored.labels)
     assert text.extra == stored.extra
-    assert text.receipt.data == stored.receipt.data
+    assert text.receipts[0].data == stored.receipts[0].data
 
 
 def test_the_order_of_the_file_does_not_matter(tmp_path: Path) -> None:
@@ -167,7 +188,7 @@ def test_a_bad_cell_is_named_and_not_shown(
 
 
 def test_rows_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
     rows = [GOOD] * 100
     assert len(read_csv(tmp_path, *rows)) == 100
     rows[83] = {**GOOD, "x": "tall"}
@@ -181,7 +202,7 @@ def test_rows_are_counted_across_blocks(tmp_path: Path, monkeypatch: pytest.Monk
 def test_rows_are_counted_across_parquet_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BATCH_ROWS", 4)
+    monkeypatch.setattr(parquet_files, "BATCH_ROWS", 4)
     cells = [1.5] * 10
     assert len(read_parquet(tmp_path, table(10))) == 10
     cells[8] = 31.0
@@ -216,7 +237,7 @@ def test_a_broken_row_is_named(tmp_path: Path, line: str, problem: str) -> None:
 def test_a_record_larger_than_a_block_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "BLOCK_BYTES", 256)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 256)
     rows = [GOOD] * 20 + [{**GOOD, "note": "z" * 2000}]
     with pytest.raises(ConfigError, match="cannot be parsed"):
         read_csv(tmp_path, *rows)
@@ -225,9 +246,9 @@ def test_a_record_larger_than_a_block_is_refused(
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("id,note,born,x,n,flag", "column 'y' is in the contract but not in the file"),
-        ("id,note,born,x,n,flag,y,phone", "column 'phone' is in the file but not in the contract"),
-        ("id,note,born,x,n,flag,y,y", "column 'y' is in the file twice"),
+        ("id,note,born,x,n,flag", "column 'y' is in the contract but not in the data"),
+        ("id,note,born,x,n,flag,y,phone", "column 'phone' is in the data but not in the contract"),
+        ("id,note,born,x,n,flag,y,y", "column 'y' is in the data twice"),
         ("Smith,hello,1961-05-06,1.5,3,true,m", "no declared column is in the header"),
         ("", "no declared column is in the header"),
         ("id,note,born,x,n,flag,\xff", "the header cannot be parsed"),
@@ -260,7 +281,7 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"records\.csv: there is no such data file"):
-        read(contract(), tmp_path, KEY)
+        load(contract(), tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 100, 900])
@@ -269,7 +290,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path, size: int) -> None:
     parquet.write_table(table(), path)
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ConfigError, match="not a whole Parquet file"):
-        read(contract("parquet"), tmp_path, KEY)
+        load(contract("parquet"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -302,10 +323,10 @@ def test_a_missing_parquet_value_is_refused(tmp_path: Path) -> None:
 
 
 def test_parquet_columns_must_be_the_declared_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="column 'phone' is in the file but not in the contract"):
+    with pytest.raises(ConfigError, match="column 'phone' is in the data but not in the contract"):
         read_parquet(tmp_path, table(phone=pa.array(["1", "2"])))
     content = table().select(["id", "note", "x", "n", "flag", "y"])
-    with pytest.raises(ConfigError, match="column 'born' is in the contract but not in the file"):
+    with pytest.raises(ConfigError, match="column 'born' is in the contract but not in the data"):
         read_parquet(tmp_path, content)
 
 
@@ -315,8 +336,9 @@ def test_only_the_wanted_columns_are_delivered(tmp_path: Path) -> None:
     csv.write_csv(content, tmp_path / "records.csv")
     for form in ("csv", "parquet"):
         path = tmp_path / f"records.{form}"
-        batches = list(source.record_batches(path, form, content.column_names, ["y", "x"]))
-        assert [sorted(batch.schema.names) for batch in batches] == [["x", "y"]]
+        source = open_source(Server(type="local", path=path.name, format=form), tmp_path)
+        pieces = list(source.batches(content.column_names, ["y", "x"]))
+        assert [piece.batch.schema.names for piece in pieces] == [["y", "x"]]
 
 
 def test_dropped_parquet_columns_are_never_decoded(tmp_path: Path) -> None:
@@ -324,7 +346,7 @@ def test_dropped_parquet_columns_are_never_decoded(tmp_path: Path) -> None:
     canary = "free text that must not be decoded"
     content = table(note=pa.array([canary, canary + "!"]))
     parquet.write_table(content, path, compression="none", use_dictionary=False)
-    expected = read(contract("parquet"), tmp_path, KEY)
+    expected = load(contract("parquet"), tmp_path)
     column = parquet.ParquetFile(path).metadata.row_group(0).column(1)
     assert column.path_in_schema == "note"
     data = bytearray(path.read_bytes())
@@ -333,22 +355,24 @@ def test_dropped_parquet_columns_are_never_decoded(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises((OSError, pa.ArrowException)):
         parquet.read_table(path)
-    assert read(contract("parquet"), tmp_path, KEY).receipt == expected.receipt
+    assert load(contract("parquet"), tmp_path).receipt == expected.receipt
 
 
 def test_a_token_needs_the_key(tmp_path: Path) -> None:
     (tmp_path / "records.csv").write_text("id\n1\n")
-    for key in (None, b"short"):
-        with pytest.raises(ConfigError, match="column 'id' becomes a token"):
-            read(contract(), tmp_path, key)
+    made = contract()
+    with pytest.raises(ConfigError, match="column 'id' needs a key of the site"):
+        read(made, tmp_path, permission(made))
 
 
 def test_the_plan_digest_follows_every_treatment(tmp_path: Path) -> None:
     batches = [
         read_csv(tmp_path, GOOD),
-        read_csv(tmp_path, GOOD, id={**COLUMNS["id"], "action": "drop"}),
-        read_csv(tmp_path, GOOD, x={**COLUMNS["x"], "upper": 31}),
-        read_csv(tmp_path, GOOD, born={**COLUMNS["born"], "generalise": {"method": "year"}}),
+        read_csv(tmp_path, GOOD, id={**COLUMNS["id"], "transform": {"method": "drop"}}),
+        read_csv(
+            tmp_path, GOOD, x={**COLUMNS["x"], "logicalTypeOptions": {"minimum": -1, "maximum": 31}}
+        ),
+        read_csv(tmp_path, GOOD, born={**COLUMNS["born"], "transform": {"method": "year"}}),
     ]
     assert len({made.receipt.plan for made in batches}) == len(batches)
     described = read_csv(tmp_path, GOOD, x={**COLUMNS["x"], "bounds_source": "manual"})
@@ -361,7 +385,8 @@ def test_a_first_row_that_looks_like_a_header_is_not_shown(tmp_path: Path) -> No
     path = tmp_path / "data.csv"
     path.write_text("CANARY7,size,CANARY8\n")
     with pytest.raises(ConfigError) as error:
-        list(source.record_batches(path, "csv", ("size", "label"), ("size", "label")))
+        source = open_source(Server(type="local", path="data.csv", format="csv"), tmp_path)
+        list(source.batches(("size", "label"), ("size", "label")))
     assert "CANARY" not in str(error.value)
     assert "'label'" in error.value.message
 
@@ -371,15 +396,105 @@ def test_entities_are_pseudonyms_of_the_entity_column(tmp_path: Path) -> None:
     folder = tmp_path
     text = ",".join(GOOD) + "\n" + "\n".join(",".join(row.values()) for row in rows) + "\n"
     (folder / "records.csv").write_text(text)
-    made = read(contract().model_copy(update={"entity": "id"}), folder, KEY)
+    made = load(contract().model_copy(update={"entity": "id"}), folder)
     assert made.entities is not None
     first, second, third, fourth = made.entities.tolist()
     assert first == third
     assert len({first, second, fourth}) == 3
     assert not made.entities.flags.writeable
-    other = read(contract().model_copy(update={"entity": "id"}), folder, bytes(32))
+    other = load(contract().model_copy(update={"entity": "id"}), folder, FixedKeys(b"other"))
     assert other.entities is not None
     assert not set(other.entities.tolist()) & set(made.entities.tolist())
-    without = read(contract(), folder, KEY)
+    without = load(contract(), folder)
     assert without.entities is None
     assert without.receipt.data != made.receipt.data
+
+
+def test_without_a_permission_nothing_is_read(tmp_path: Path) -> None:
+    """There is no file at all, and still the first complaint is about the permission."""
+    made, other = contract(), contract(flag=None)
+    for wrong in (permission(other), None, "yes"):
+        with pytest.raises((LocalProtocolError, AttributeError)):
+            read(made, tmp_path, wrong, KEYS)  # type: ignore[arg-type]
+    with pytest.raises(PolicyDenied, match="is not public"):
+        public_permission(made, "research", NOON)
+    with pytest.raises(LocalProtocolError, match="cannot be built by hand"):
+        Permission(made.digest)
+
+
+@pytest.mark.parametrize("limit", [10.0, 2.0**60])
+def test_an_integer_beyond_what_a_float_holds_is_a_bad_cell(tmp_path: Path, limit: float) -> None:
+    wide = {**COLUMNS["n"], "logicalTypeOptions": {"minimum": -limit, "maximum": limit}}
+    for bad in (2**60 + 1, -(2**60) - 1):
+        numbers = pa.array([3, bad])
+        with pytest.raises(
+            ConfigError, match=r"data row 2, column 'n'.*outside the declared range"
+        ):
+            read_parquet(tmp_path, table(n=numbers), n=wide)
+        with pytest.raises(ConfigError, match="data row 2, column 'n'") as caught:
+            read_csv(tmp_path, GOOD, {**GOOD, "n": str(bad)}, n=wide)
+        assert "115292150460684697" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x", "n", "born", "id", "y"])
+def test_a_null_within_a_dictionary_is_an_empty_cell(tmp_path: Path, name: str) -> None:
+    stored = table()
+    known = pa.concat_arrays([stored[name].chunk(0)[:1], pa.nulls(1, stored[name].type)])
+    hidden = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), known)
+    assert hidden.null_count == 0
+    feather.write_feather(table(**{name: hidden}), tmp_path / "records.arrow")
+    with pytest.raises(ConfigError, match=f"data row 2, column '{name}': the cell is empty"):
+        load(contract("arrow"), tmp_path)
+
+
+def test_a_time_that_does_not_fit_is_a_bad_cell(tmp_path: Path) -> None:
+    born = {**COLUMNS["born"], "logicalType": "timestamp"}
+    far = pa.array([0, 2**62], pa.timestamp("s"))
+    feather.write_feather(table(born=far), tmp_path / "records.arrow")
+    with pytest.raises(ConfigError, match="data row 2, column 'born'"):
+        load(contract("arrow", born=born), tmp_path)
+
+
+def test_dates_of_one_entity_move_alike_in_all_columns(tmp_path: Path) -> None:
+    shifted = {"method": "date-shift", "days": 300}
+    day = {"logicalType": "date", "classification": "sensitive"}
+    columns = {
+        "came": {**day, "transform": shifted},
+        "left": {**day, "transform": shifted},
+        "paid": {**day, "transform": {**shifted, "days": 301}},
+    }
+    made = contract("parquet", "id", **columns)
+    days = [pa.array([start] * 40, pa.int32()).cast(pa.date32()) for start in (0, 7, 0)]
+    content = table(40, **dict(zip(columns, days, strict=True)))
+    parquet.write_table(content, tmp_path / "records.parquet")
+    moved = load(made, tmp_path).extra
+    came, left, paid = (moved[name].cast(pa.int32()).to_numpy() for name in columns)
+    assert np.all(left - came == 7)
+    assert len(set(came)) > 20
+    # Another range is another key: both offsets together would tell more than each of them.
+    assert np.count_nonzero(paid != came) > 30
+
+
+def test_a_vocabulary_that_is_not_trained_on_gives_places(tmp_path: Path) -> None:
+    job = {
+        "logicalType": "string",
+        "classification": "sensitive",
+        "transform": {"method": "vocabulary", "buckets": 4},
+        "values": ["nurse", "baker"],
+        "required": False,
+    }
+    jobs = pa.array(["baker", None, "spy", "nurse"])
+    extra = read_parquet(tmp_path, table(4, job=jobs), job=job).extra
+    first, second, third, fourth = extra.column("job").to_pylist()
+    assert (first, second, fourth) == (1, None, 0)
+    assert 2 <= third < 6
+
+
+@pytest.mark.parametrize("days", [-(2**31), -719163, 2932897, 2**31 - 1])
+def test_a_date_beyond_the_calendar_is_a_bad_cell(tmp_path: Path, days: int) -> None:
+    far = pa.array([-719162, days], pa.int32()).cast(pa.date32())
+    aged = {"method": "age", "on": date(2026, 1, 1)}
+    trained = {**COLUMNS["born"], "transform": aged, "train": True}
+    for born in (COLUMNS["born"], trained):
+        with pytest.raises(ConfigError, match=r"column 'born'.*outside the years 1 to"):
+            read_parquet(tmp_path, table(born=far), born=born)

@@ -1,14 +1,13 @@
-"""What becomes of one column of one batch: strict conversion, tokens, coarser values.
+"""What becomes of one column of one batch once it is parsed: features, class indices, coarser values.
 
-Every function either converts all cells or raises ``BadCell`` for the first that it cannot; no message
-ever holds a value.
+Every function converts all cells or raises ``BadCell``; no message ever holds a value. Keyed methods
+(tokens, FF1, date shifts) have modules of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 
 import numpy as np
@@ -16,236 +15,215 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow import compute
 
-from tacit.policy.contract import Column, Generalise
+from tacit.connect.cells import cell_bytes, refuse
+from tacit.policy.column import OLDEST, Column
+from tacit.policy.transform import Transform
 
-__all__ = [
-    "BadCell",
-    "feature_values",
-    "generalise",
-    "label_indices",
-    "parse",
-    "pseudonyms",
-    "stored_type_fits",
-    "token_key",
-    "tokens",
-]
+__all__ = ["SPARSE_ZIP3", "coarser", "feature_values", "label_indices", "mask", "places", "zip3"]
 
-ARROW_TYPES = {
-    "string": pa.string(),
-    "integer": pa.int64(),
-    "number": pa.float64(),
-    "boolean": pa.bool_(),
-    "date": pa.date32(),
-}
-IS_STORED_AS: dict[str, Callable[[pa.DataType], bool]] = {
-    "string": lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
-    "integer": pa.types.is_integer,
-    "number": lambda kind: (
-        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-    ),
-    "boolean": pa.types.is_boolean,
-    "date": pa.types.is_date,
-}
-ARTICLE = {
-    "string": "text in UTF-8",
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "date": "a date written as YYYY-MM-DD",
-}
-TOKEN_BYTES = 16
-OLDEST = 90
-"""Ages from here on are one group: 45 CFR 164.514(b)(2)(i)(C)."""
+_AREAS_2000 = "036 059 063 102 203 556 692 790 821 823 830 831 878 879 884 890 893"
+_AREAS_2010 = "036 059 102 203 205 369 556 692 753 772 821 823 878 879 884 893"
+SPARSE_ZIP3 = frozenset(f"{_AREAS_2000} {_AREAS_2010}".split())
+"""Three-digit ZIP areas of 20,000 people or fewer, 45 CFR 164.514(b)(2)(i)(B): those of the 2000 census
+(HHS guidance on de-identification, 2012) and those of the 2010 census together."""
 
+_ZIP3_NAMES = pa.array(
+    ["000" if f"{area:03}" in SPARSE_ZIP3 else f"{area:03}" for area in range(1000)]
+)
+_ZIP = r"^[0-9]{5}(-?[0-9]{4})?$"
+_STAR = "*"
 
-class BadCell(Exception):
-    """Internal: the first cell that breaks the contract.
-
-    Args:
-        index: 0-based position in the batch.
-        problem: Completes "the cell ...".
-    """
-
-    def __init__(self, index: int, problem: str) -> None:
-        super().__init__(problem)
-        self.index = index
-        self.problem = problem
-
-
-def stored_type_fits(kind: pa.DataType, column: Column) -> bool:
-    """Whether a Parquet column of type ``kind`` can be what the contract declares."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return IS_STORED_AS[column.type](kind)
-
-
-def parse(cells: pa.Array, column: Column, *, text: bool) -> pa.Array:
-    """Cells as read, in the Arrow type of the declared column type; no nulls.
-
-    Args:
-        cells: One column of one batch.
-        column: What it must be.
-        text: Whether cells are text as bytes (CSV) rather than of a stored type (Parquet).
-
-    Raises:
-        BadCell: A cell is empty or not of the declared type.
-    """
-    target = ARROW_TYPES[column.type]
-
-    def convert(part: pa.Array) -> pa.Array:
-        if text or column.type == "string":
-            # By way of bytes, because only that cast checks that text is UTF-8.
-            part = part.cast(pa.binary()).cast(pa.string())
-        if text and column.type == "integer":
-            _require(compute.match_substring_regex(part, "^-?[0-9]+$"))
-        # A stored integer in a number column may be rounded; nothing else may change.
-        return part.cast(target, safe=text or column.type != "number")
-
-    _no_cell(cells.is_null(), "is empty")
-    if text:
-        _no_cell(compute.equal(compute.binary_length(cells), 0), "is empty")
-    try:
-        converted = convert(cells)
-    except pa.ArrowInvalid:
-        converted = None
-    if converted is None:
-        raise BadCell(_first_failure(cells, convert), f"is not {ARTICLE[column.type]}")
-    if column.type == "string":
-        _no_cell(compute.equal(converted, ""), "is empty")
-    return converted
+FEW = 16
+"""Values of a label up to which comparing with each beats looking them up."""
 
 
 def feature_values(cells: pa.Array, column: Column) -> npt.NDArray[np.float64]:
-    """float64[n] within the column's bounds.
+    """The features of one column, ``float64[n, k]``, each within its public bounds.
 
     Raises:
-        BadCell: A cell is not finite or out of bounds.
+        BadCell: A cell is not finite, or an age in years is negative.
     """
+    if column.method == "vocabulary":
+        return _one_hot(cells, column)
+    if column.method != "keep":
+        cells = coarser(cells, column.transform)
     values = np.asarray(cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-    bounds = column.feature()
-    _no_cell(pa.array(~np.isfinite(values)), "is not finite")
-    outside = (values < bounds.lower) | (values > bounds.upper)
-    _no_cell(
-        pa.array(outside), f"is outside the declared range {bounds.lower!r} to {bounds.upper!r}"
-    )
-    return values
+    if column.method == "bins":
+        # The edge of a cell may be rounded otherwise than that of the declared limit.
+        (bounds,) = column.features()
+        values = values.clip(bounds.lower, bounds.upper)
+    limited = column.options.minimum is not None and column.options.maximum is not None
+    if column.logical_type == "number" and not (limited and column.method == "keep"):
+        refuse(~np.isfinite(values), "is not finite")
+    return values.reshape(-1, 1)
+
+
+def _one_hot(cells: pa.Array, column: Column) -> npt.NDArray[np.float64]:
+    """A one at the cell's place."""
+    width = len(column.values or ()) + (column.transform.buckets or 1)
+    result = np.zeros((len(cells), width))
+    rows = places(cells, column).to_numpy(zero_copy_only=False)
+    result[np.arange(len(cells)), rows] = 1.0
+    return result
+
+
+def places(cells: pa.Array, column: Column) -> pa.Array:
+    """int64[n], the place of the cell's own value in a vocabulary, or else of its bucket; nulls stay.
+
+    The hash is public and the same at every site: a bucket is coarse, not secret.
+    """
+    known = len(column.values or ())
+    buckets = column.transform.buckets or 1
+    encoded = cells.dictionary_encode()
+    listed = {value: index for index, value in enumerate(column.values or ())}
+    found = [
+        listed[text] if text in listed else known + _bucket(column.name, text, buckets)
+        for text in encoded.dictionary.to_pylist()
+    ]
+    return pa.array(found, pa.int64()).take(encoded.indices)
+
+
+def _bucket(column: str, text: str, buckets: int) -> int:
+    named = f"tacit vocabulary v1\0{column}\0{text}".encode()
+    return int.from_bytes(hashlib.sha256(named).digest()[:8], "little") % buckets
 
 
 def label_indices(cells: pa.Array, column: Column) -> npt.NDArray[np.int64]:
-    """int64[n] positions in the column's values.
+    """``int64[n]``, positions in the column's values.
 
     Raises:
         BadCell: A cell is not one of the values.
     """
-    known = pa.array(column.values, type=ARROW_TYPES[column.type])
+    values = column.values or ()
+    if pa.types.is_integer(cells.type) and not cells.null_count and len(values) <= FEW:
+        return _positions(cells.to_numpy(), values)
+    known = pa.array(column.values, type=cells.type)
     positions = compute.index_in(cells, value_set=known)
-    _no_cell(positions.is_null(), "is not one of the declared values")
+    if positions.null_count:
+        refuse(positions.is_null(), "is not one of the declared values")
     return np.asarray(positions.cast(pa.int64()).to_numpy(zero_copy_only=False))
 
 
-def token_key(site_key: bytes, contract: str, column: str) -> bytes:
-    """The key of one column of one contract: tokens of different purposes cannot be joined."""
-    purpose = b"".join(
-        len(part).to_bytes(4, "big") + part for part in (contract.encode(), column.encode())
-    )
-    return hmac.digest(site_key, b"tacit token v1\0" + purpose, "sha256")
+def _positions(numbers: npt.NDArray[np.int64], values: Sequence[object]) -> npt.NDArray[np.int64]:
+    """The same for a few whole numbers, by comparing with each: ten times as fast as looking them up."""
+    found = np.full(len(numbers), -1, dtype=np.int64)
+    for position, value in enumerate(values):
+        found[numbers == value] = position
+    refuse(found < 0, "is not one of the declared values")
+    return found
 
 
-def tokens(cells: pa.Array, key: bytes) -> pa.Array:
-    """Each cell's keyed pseudonym, 32 hexadecimal digits; equal cells get equal tokens.
-
-    Guarantee:
-        To whoever does not hold the site's token key, tokens are random names: they show which cells
-        of one column are equal, and nothing else (HMAC-SHA256 as a PRF, truncated to 128 bits).
-        Checked by tests/unit/test_connect_transforms.py::test_tokens_are_truncated_hmac_under_a_purpose_key.
-
-    Reference:
-        FIPS 198-1; truncation as in NIST SP 800-107 section 5.3.4.
-    """
-    encoded = cells.cast(pa.string()).dictionary_encode()
-    named = [
-        hmac.digest(key, value.encode(), "sha256")[:TOKEN_BYTES].hex()
-        for value in encoded.dictionary.to_pylist()
-    ]
-    return pa.array(named, type=pa.string()).take(encoded.indices)
-
-
-def pseudonyms(named: pa.Array) -> npt.NDArray[np.uint64]:
-    """Tokens as numbers, uint64[n]: equal where tokens are, and otherwise but for one pair in 2**64."""
-    encoded = named.dictionary_encode()
-    numbers = [
-        int.from_bytes(hashlib.sha256(b"tacit entity v1\0" + token.encode()).digest()[:8], "little")
-        for token in encoded.dictionary.to_pylist()
-    ]
-    indices = encoded.indices.to_numpy(zero_copy_only=False)
-    result: npt.NDArray[np.uint64] = np.array(numbers, dtype=np.uint64)[indices]
-    return result
-
-
-def generalise(cells: pa.Array, how: Generalise) -> pa.Array:
-    """Coarser values: a prefix, a year, a decade, an age group or the lower edge of a bin.
+def coarser(cells: pa.Array, how: Transform) -> pa.Array:
+    """Coarser values: a prefix, a ZIP3, a year, a decade, an age group, a bin, a clamped number.
 
     Raises:
         BadCell: The method would leave the cell as it is, or has no meaning for it.
     """
-    match how.method:
-        case "prefix":
-            length = how.length or 0
-            short = compute.less_equal(compute.utf8_length(cells), length)
-            _no_cell(short, f"has no more than {length} characters: the prefix would be all of it")
-            return compute.utf8_slice_codeunits(cells, 0, length)
-        case "year":
-            return compute.year(cells).cast(pa.int64())
-        case "decade":
-            return _floor(compute.year(cells), 10)
-        case "age":
-            return _floor(_ages(cells, how.on or date.min), how.width or 1)
-        case "bins":
-            if pa.types.is_floating(cells.type):
-                _no_cell(compute.invert(compute.is_finite(cells)), "is not finite")
-            return _floor(cells, how.width or 1)
+    return _COARSER[how.method](cells, how)
 
 
-def _ages(births: pa.Array, on: date) -> pa.Array:
-    """Completed years on a day, at most ``OLDEST``."""
-    _no_cell(compute.greater(births, pa.scalar(on)), f"lies after {on.isoformat()}")
-    month, day = compute.month(births), compute.day(births)
+def _prefix(cells: pa.Array, how: Transform) -> pa.Array:
+    length = how.length or 0
+    short = compute.less_equal(compute.utf8_length(cells), length)
+    refuse(short, f"has no more than {length} characters: the prefix would be all of it")
+    return compute.utf8_slice_codeunits(cells, 0, length)
+
+
+def _binned(cells: pa.Array, how: Transform) -> pa.Array:
+    if pa.types.is_floating(cells.type):
+        refuse(compute.invert(compute.is_finite(cells)), "is not finite")
+    return _floor(cells, how.width or 1)
+
+
+def mask(cells: pa.Array, visible: int) -> pa.Array:
+    """Stars instead of every character but the last ``visible`` ones.
+
+    Raises:
+        BadCell: A cell has no more than twice as many characters: too much of it would be shown.
+    """
+    if visible:
+        short = compute.less_equal(compute.utf8_length(cells), 2 * visible)
+        refuse(short, f"has no more than {2 * visible} characters: the mask would show too much")
+        tails = compute.utf8_slice_codeunits(cells, -visible)
+        return compute.binary_join_element_wise(_STAR * 4, tails, "")
+    # A fixed number of stars: the length of a name tells something of it, too.
+    return compute.if_else(cells.is_valid(), pa.scalar(_STAR * 4), pa.scalar(None, pa.string()))
+
+
+def zip3(cells: pa.Array) -> pa.Array:
+    """The first three digits of US ZIP codes, or ``000`` for areas of 20,000 people or fewer.
+
+    Raises:
+        BadCell: A cell is no ZIP code of five or nine digits.
+
+    Reference:
+        45 CFR 164.514(b)(2)(i)(B).
+    """
+    digits = _five_digits(cells)
+    if digits is not None:
+        hundreds, tens, ones = (digits[:, place].astype(np.int16) for place in range(3))
+        return _ZIP3_NAMES.take(pa.array(100 * hundreds + 10 * tens + ones))
+    refuse(
+        compute.invert(compute.match_substring_regex(cells, _ZIP)),
+        "is not a ZIP code of five or nine digits",
+    )
+    return _ZIP3_NAMES.take(compute.utf8_slice_codeunits(cells, 0, 3).cast(pa.int64()))
+
+
+def _five_digits(cells: pa.Array) -> npt.NDArray[np.uint8] | None:
+    """``uint8[n, 5]`` if every cell is five digits, which most columns are throughout."""
+    text = cell_bytes(cells)
+    if not len(cells) or cells.null_count or not np.all(text.lengths == 5):
+        return None
+    # Cells without a null lie one after the other.
+    whole = text.data[text.starts[0] : text.starts[0] + 5 * len(cells)]
+    digits: npt.NDArray[np.uint8] = whole.reshape(-1, 5) - ord("0")
+    return digits if np.all(digits <= 9) else None
+
+
+def _clamped(cells: pa.Array, how: Transform) -> pa.Array:
+    if pa.types.is_floating(cells.type):
+        refuse(compute.is_nan(cells), "is not a number")
+    lower, upper = pa.scalar(how.lower, pa.float64()), pa.scalar(how.upper, pa.float64())
+    numbers = cells.cast(pa.float64(), safe=False)
+    low = compute.max_element_wise(numbers, lower, skip_nulls=False)
+    return compute.min_element_wise(low, upper, skip_nulls=False)
+
+
+def _ages(cells: pa.Array, on: date | None) -> pa.Array:
+    """Completed years, at most ``OLDEST``; of dates of birth on a day, or as they are."""
+    if on is None:
+        refuse(compute.less(cells, 0), "is a negative age")
+        if not cells.null_count:
+            return pa.array(np.minimum(cells.to_numpy(), OLDEST))
+        return compute.min_element_wise(cells, OLDEST, skip_nulls=False)
+    refuse(compute.greater(cells, pa.scalar(on)), f"lies after {on.isoformat()}")
+    month, day = compute.month(cells), compute.day(cells)
     later = compute.or_(
         compute.greater(month, on.month),
         compute.and_(compute.equal(month, on.month), compute.greater(day, on.day)),
     )
-    years = compute.subtract(
-        compute.subtract(on.year, compute.year(births)), later.cast(pa.int64())
-    )
-    return compute.min_element_wise(years, OLDEST)
+    years = compute.subtract(compute.subtract(on.year, compute.year(cells)), later.cast(pa.int64()))
+    return compute.min_element_wise(years, OLDEST, skip_nulls=False)
 
 
 def _floor(values: pa.Array, width: int) -> pa.Array:
-    numbers = values.to_numpy(zero_copy_only=False)
-    return pa.array(np.floor_divide(numbers, width) * width)
+    if not values.null_count:
+        numbers = values.to_numpy(zero_copy_only=False)
+        return pa.array(np.floor_divide(numbers, width) * width)
+    filled = compute.fill_null(values, pa.scalar(0, values.type))
+    numbers = filled.to_numpy(zero_copy_only=False)
+    missing = values.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(np.floor_divide(numbers, width) * width, mask=missing)
 
 
-def _no_cell(bad: pa.Array, problem: str) -> None:
-    """Raises ``BadCell`` for the first true entry."""
-    index = compute.index(bad, True).as_py()
-    if index >= 0:
-        raise BadCell(index, problem)
-
-
-def _require(good: pa.Array) -> None:
-    if not compute.all(good).as_py():
-        raise pa.ArrowInvalid("not of the declared type")
-
-
-def _first_failure(cells: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
-    """Index of the first cell that ``convert`` refuses, by bisection; one is known to exist."""
-    low, high = 0, len(cells)
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            convert(cells[low:middle])
-        except pa.ArrowInvalid:
-            high = middle
-        else:
-            low = middle
-    return low
+_COARSER: dict[str, Callable[[pa.Array, Transform], pa.Array]] = {
+    "mask": lambda cells, how: mask(cells, how.visible or 0),
+    "prefix": _prefix,
+    "zip3": lambda cells, _: zip3(cells),
+    "year": lambda cells, _: compute.year(cells).cast(pa.int64()),
+    "decade": lambda cells, _: _floor(compute.year(cells), 10),
+    "age": lambda cells, how: _floor(_ages(cells, how.on), how.width or 1),
+    "bins": _binned,
+    "clamp": _clamped,
+}
