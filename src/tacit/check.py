@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from tacit.engine.local import wall_clock
 from tacit.errors import TacitError
 from tacit.party.job import JobSpec
 from tacit.party.terms import Terms
@@ -78,13 +79,12 @@ def check_job(job: JobSpec, base: Path, sites: Sequence[Path]) -> CheckResult:
     results = []
     for name, site in sorted(opened.sites.items()):
         try:
-            found = site.examine(terms)
-            found.decision.require()
+            found = site.examine(terms, wall_clock())
         except TacitError as error:
             results.append(SiteResult(site=name, rows=0, removed=(), rules=(), error=error))
             continue
         removed = tuple(column.name for column in found.receipt.removed())
-        results.append(SiteResult(name, found.receipt.rows, removed, found.decision.rules, None))
+        results.append(SiteResult(name, found.receipt.rows.out, removed, found.rules, None))
     return CheckResult(terms=terms, sites=tuple(results))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.engine.folder import FolderSource
+from tacit.engine.local import wall_clock
 from tacit.errors import ConfigError
 from tacit.files import write_atomic
 from tacit.learn.feature_map import FeatureMap
@@ -116,5 +117,5 @@ def _public(job: JobSpec, path: Path) -> tuple[str, NDArray[np.float64]]:
             file=str(path),
             key="public",
         )
-    batch = FolderSource(contract, path.parent).read()
+    batch = FolderSource(contract, path.parent).read_public("prior", wall_clock())
     return f"{contract.name}, {len(batch)} public records", unit_columns(batch, job.features.scale)

@@ -18,7 +18,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tacit.engine.folder import FolderSource, SiteFolder, World, party_ports
-from tacit.engine.local import LocalEngine, Tap
+from tacit.engine.local import LocalEngine, Tap, wall_clock
 from tacit.errors import ConfigError, RoundAborted
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.report import default_required
@@ -403,7 +403,7 @@ class Federation:
         helpers = choose_helpers(job, tuple(sorted(folders)))
         check_cohort(job, tuple(sorted(folders)), helpers, roster)
         workload = Workload.build(job, load(job, schema), len(schema.classes))
-        evaluation = workload.prepare(source.read())
+        evaluation = workload.prepare(source.read_public("evaluation", wall_clock()))
         opened = {
             name: folder.parties(roster, load, world, pinned=model is None)
             for name, folder in folders.items()

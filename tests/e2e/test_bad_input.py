@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tacit.cli import main
+from tacit.demo.layout import lock_site
 from tacit.engine import local
 from tacit.engine.budgets import read_budget
+from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import SITES, write_small_federation
+from tacit.trust.identity import Identity
 from tacit.wire.envelope import Envelope
 
 SITE = Path("sites/north/site.toml")
@@ -60,6 +63,28 @@ def colluding(count: int, extra: str = "") -> Callable[[], None]:
     return replace(JOB, "[privacy]\n", f"[privacy]\nmax_colluding = {count}\n{extra}")
 
 
+def approved(edit: Callable[[], None]) -> Callable[[], None]:
+    """A change that the site's approver signed for."""
+
+    def both() -> None:
+        edit()
+        lock_site(Path("sites/north"))
+
+    return both
+
+
+def second_contract() -> None:
+    CONTRACT.with_name("again.toml").write_text(CONTRACT.read_text())
+
+
+def another_key() -> None:
+    """An approval by somebody whom site.toml does not name."""
+    key = Path("sites/north/keys/approver-operator.key")
+    key.unlink()
+    Identity.generate(SeededEntropy("stranger")).save(key)
+    lock_site(Path("sites/north"))
+
+
 @dataclass(frozen=True)
 class Bad:
     """One kind of bad input: how to make it, and what the error must say."""
@@ -90,10 +115,10 @@ CASES = {
         ("site.toml", "'operater'", "'operator'"),
     ),
     "unknown key in a contract": Bad(
-        replace(CONTRACT, "upper", "uper"),
+        replace(CONTRACT, "maximum", "maximun"),
         "ConfigError",
         "config.unknown-key",
-        ("small.toml", "uper", "'upper'"),
+        ("small.toml", "maximun", "'maximum'"),
     ),
     "unknown key in federation.toml": Bad(
         replace(ROSTER, "region", "regoin"),
@@ -113,10 +138,37 @@ CASES = {
     "missing job": Bad(remove(JOB), "ConfigError", "job.missing", ("job.toml",)),
     "missing roster": Bad(remove(ROSTER), "ConfigError", "file.read", ("federation.toml",)),
     "missing policy": Bad(
-        remove(POLICY), "PolicyDenied", "policy.denied", ("north", "the policy holds none")
+        approved(remove(POLICY)),
+        "PolicyDenied",
+        "policy.denied",
+        ("north", "the policy holds none"),
+    ),
+    "altered policy": Bad(
+        replace(POLICY, "> 600", "> 6000"), "ConfigError", "policy.altered", ("policy.lock", "lock")
+    ),
+    "altered contract": Bad(
+        replace(CONTRACT, "maximum = 10.0", "maximum = 11.0"),
+        "ConfigError",
+        "policy.altered",
+        ("small", "lock"),
+    ),
+    "missing lock": Bad(
+        remove(Path("sites/north/policy.lock")), "ConfigError", "policy.unlocked", ("policy.lock",)
+    ),
+    "a lock signed by the wrong key": Bad(
+        another_key, "SignatureError", "policy.signature", ("policy.lock", "operator")
+    ),
+    "a policy with a syntax error": Bad(
+        replace(POLICY, "when", "wehn"), "ConfigError", "policy.rule", ("train.cedar", "line")
+    ),
+    "two contracts for one data set": Bad(
+        second_contract, "ConfigError", "site.two-contracts", ("small.toml", "'small'")
     ),
     "missing contract": Bad(
-        remove(CONTRACT), "ConfigError", "site.contract", ("north", "'small'", "data.contract")
+        approved(remove(CONTRACT)),
+        "ConfigError",
+        "site.contract",
+        ("north", "'small'", "data.contract"),
     ),
     "missing data": Bad(remove(DATA), "ConfigError", "connect.missing-file", ("records.csv",)),
     "missing identity": Bad(
@@ -152,9 +204,9 @@ CASES = {
         cell(6, 1, "10.5"), "ConfigError", "connect.cell", ("row 6", "size", "0.0 to 10.0")
     ),
     "unknown label": Bad(cell(7, 3, "maybe"), "ConfigError", "connect.cell", ("row 7", "answer")),
-    "empty site": Bad(only_header, "ConfigError", "connect.empty", ("records.csv",)),
+    "empty site": Bad(only_header, "ConfigError", "connect.empty", ("'small'", "no records")),
     "schema of its own": Bad(
-        replace(CONTRACT, "upper = 10.0", "upper = 11.0"),
+        approved(replace(CONTRACT, "maximum = 10.0", "maximum = 11.0")),
         "ConfigError",
         "site.schema",
         ("north", "size"),
@@ -182,7 +234,7 @@ CASES = {
     ),
     "nobody may collude": Bad(colluding(0), "ConfigError", "plan.value", ("max_colluding",)),
     "a policy that forbids": Bad(
-        replace(POLICY, "> 600", "> 400"),
+        approved(replace(POLICY, "> 600", "> 400")),
         "PolicyDenied",
         "policy.denied",
         ("north", "no-large-epsilon", "train.cedar"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tacit.cli import main
+from tacit.demo.layout import lock_site
 from tacit.testing.federation import SITES, write_small_federation
 
 NORTH = Path("sites/north")
@@ -103,6 +104,7 @@ def test_a_purpose_is_refused_under_the_total(base, capsys):
 
 def test_populations_have_budgets_of_their_own(base, capsys):
     edit(NORTH / "contracts/small.toml", 'name = "small"', 'name = "small"\npopulation = "staff"')
+    lock_site(NORTH)
     run(capsys)
     edit(NORTH / "site.toml", "[budget]", "[budget.populations.staff]\nepsilon = 0.7\n[budget]")
     code, record = as_json(capsys, "run")
@@ -113,6 +115,7 @@ def test_populations_have_budgets_of_their_own(base, capsys):
     code, record = as_json(capsys, "check")
     assert "site.population" in json.dumps(record)  # a limit for nobody is no limit
     edit(NORTH / "site.toml", "[budget.populations.staff]\nepsilon = 0.7\n", "")
+    lock_site(NORTH)
     run(capsys)
     _, record = as_json(capsys, "budget", "show", NORTH)
     left = {p["population"]: p["epsilon"]["left"][:3] for p in record["sites"][0]["populations"]}

@@ -23,7 +23,7 @@ def draw(rng, n, k):
 
 def scaled(rows, schema, scale, norm):
     labels = np.zeros(len(rows), dtype=np.int64)
-    batch = build_batch(rows.copy(), labels, schema, None, pa.table({}))
+    batch = build_batch((rows.copy(), labels, None), schema, pa.table({}), None)
     return scale_features(batch, scale=scale, norm=norm)
 
 

@@ -24,6 +24,7 @@ from tacit.testing.federation import (
     SmallFederation,
     write_small_federation,
 )
+from tacit.testing.permissions import NOON, permission
 from tacit.testing.sums import record_sum
 from tacit.wire.messages import RoundStart, Upload
 
@@ -114,8 +115,13 @@ def exact(tmp_path):
     return SmallFederation(tmp_path / "small")
 
 
+def read_small(small, name):
+    source = small.folders[name].sources["small"]
+    return source.read(permission(source.contract), NOON)
+
+
 def site_data(small, name):
-    return small.workload.prepare(small.folders[name].sources["small"].read())
+    return small.workload.prepare(read_small(small, name))
 
 
 def pooled(small, names):

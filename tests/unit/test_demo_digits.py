@@ -13,6 +13,7 @@ from tacit.party.job import JobSpec
 from tacit.policy.cedar import Policy, Request
 from tacit.policy.contract import Contract
 from tacit.testing.entropy import SeededEntropy
+from tacit.testing.permissions import NOON, permission
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
 
@@ -23,10 +24,13 @@ def request(epsilon_milli: int) -> Request:
         dataset="digits",
         purpose="research",
         region="eu",
-        regions=frozenset({"eu"}),
+        leader_region="eu",
+        helper_regions=frozenset({"eu"}),
+        data_region="eu",
+        now=NOON,
         aggregation="masked",
         epsilon_milli=epsilon_milli,
-        private=True,
+        unit="record",
         helpers=8,
         max_colluding=1,
         min_cohort=8,
@@ -51,7 +55,8 @@ def test_the_digits_federation_is_ready(tmp_path: Path) -> None:
     Roster.load(tmp_path / "digits" / "federation.toml")
     for place in digits.CLIENTS:
         site = tmp_path / "digits" / "sites" / place.name
-        batch = connect.read(Contract.load(site / "contracts" / "digits.toml"), site)
+        contract = Contract.load(site / "contracts" / "digits.toml")
+        batch = connect.read(contract, site, permission(contract))
         assert np.array_equal(batch.features, made.train[place.name].features)
         policy = Policy.load(site / "policies")
         assert policy.decide(request(epsilon_milli=3000)).allowed

@@ -19,6 +19,7 @@ from tacit.party.job import JobSpec
 from tacit.policy.cedar import UNBOUNDED_EPSILON, Policy, Request
 from tacit.policy.contract import Contract
 from tacit.testing.entropy import SeededEntropy
+from tacit.testing.permissions import NOON, FixedKeys, permission
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Roster
 
@@ -38,7 +39,8 @@ def federation(split: hospitals.Split, tmp_path_factory: pytest.TempPathFactory)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
+    """Everything but the locks, which say when they were made."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "policy.lock"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -48,10 +50,13 @@ def request(**changes: object) -> Request:
         "dataset": "diagnosis",
         "purpose": "research",
         "region": "eu",
-        "regions": frozenset({"eu", "uk"}),
+        "leader_region": "eu",
+        "helper_regions": frozenset({"eu", "uk"}),
+        "data_region": "eu",
+        "now": NOON,
         "aggregation": "masked",
         "epsilon_milli": 900,
-        "private": True,
+        "unit": "record",
         "helpers": 4,
         "max_colluding": 1,
         "min_cohort": 4,
@@ -126,12 +131,12 @@ def test_the_contract_delivers_the_measurements_and_no_identity(
 ) -> None:
     site = federation / "sites" / name
     contract = Contract.load(site / "contracts" / "diagnosis.toml")
-    kept = [column for column in contract.columns if column.kept]
-    assert {column.class_ for column in kept} == {"feature", "label"}
+    kept = [column for column in contract.columns if column.method == "keep"]
+    assert {column.classification for column in kept} == {"feature", "label"}
     synthetic = {column.name for column in contract.columns if column.synthetic}
     assert synthetic == set(hospitals.IDENTITY)
     assert not synthetic & {column.name for column in kept}
-    batch = connect.read(contract, site, (site / "keys" / "token.key").read_bytes())
+    batch = connect.read(contract, site, permission(contract), FixedKeys())
     assert np.array_equal(batch.features, split.train[name].features)
     assert np.array_equal(batch.labels, split.train[name].labels)
     assert {column.name for column in batch.receipt.removed()} == synthetic
@@ -145,7 +150,7 @@ def test_sites_share_one_schema_and_the_evaluation_set_is_public(
     for name in NAMES:
         path = federation / "sites" / name / "contracts" / "diagnosis.toml"
         assert Contract.load(path).schema() == public.schema()
-    batch = connect.read(public, federation / "evaluation")
+    batch = connect.read(public, federation / "evaluation", permission(public))
     assert np.array_equal(batch.features, split.evaluation.features)
 
 
@@ -204,7 +209,7 @@ def test_policies_permit_their_own_job_only(
         for folder in (federation, tmp_path / "own", tmp_path / "plain")
     )
     baseline = request(
-        private=False,
+        unit="none",
         epsilon_milli=UNBOUNDED_EPSILON,
         aggregation="plain",
         helpers=0,
@@ -222,9 +227,9 @@ def test_policies_permit_their_own_job_only(
     [
         {"purpose": "marketing"},
         {"epsilon_milli": 1001},
-        {"private": False},
+        {"unit": "none"},
         {"own_helper": False},
-        {"regions": frozenset({"eu", "us"})},
+        {"helper_regions": frozenset({"eu", "us"})},
         {"min_cohort": 3},
         {"code": "not pinned"},
         {"dataset": "billing"},

@@ -11,6 +11,7 @@ from tacit.party import helper as helper_module
 from tacit.party import workload as workload_module
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import WITHOUT_NOISE, SmallFederation, write_small_federation
+from tacit.testing.permissions import NOON, permission
 
 CLIENT = {
     "privacy": {"unit": "client", "sampling_rate": 1.0, "expected_units": 4, "clip_norm": 0.1},
@@ -28,8 +29,8 @@ def federation(folder, job, seed=0):
 def holders(small):
     key = bytes(32)
     return [
-        small.workload.prepare_private(small.folders[name].sources["small"].read(), key)
-        for name in small.terms.clients
+        small.workload.prepare_private(source.read(permission(source.contract), NOON), key)
+        for source in (small.folders[name].sources["small"] for name in small.terms.clients)
     ]
 
 

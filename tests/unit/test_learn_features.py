@@ -15,7 +15,8 @@ def batch(rows, ranges):
     columns = tuple(FeatureColumn(f"c{i}", *pair) for i, pair in enumerate(ranges))
     features = np.array(rows, dtype=float).reshape(-1, len(ranges))
     labels = np.zeros(len(features), dtype=np.int64)
-    return build_batch(features, labels, Schema(columns, "label", ("a", "b")), None, pa.table({}))
+    schema = Schema(columns, "label", ("a", "b"))
+    return build_batch((features, labels, None), schema, pa.table({}), None)
 
 
 def test_linear_maps_the_public_range_to_minus_one_and_one():

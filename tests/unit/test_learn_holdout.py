@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tacit.connect.batch import Receipt, build_batch
+from tacit.connect.batch import build_batch
+from tacit.connect.receipt import Receipt, Rows
 from tacit.learn.holdout import held_out_rows
 from tacit.policy.schema import FeatureColumn, Schema
 from tacit.types import Digest
@@ -17,9 +18,11 @@ def batch(rows, seed=0, entities=None, count=2000):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(count, 2)), rng.integers(0, 2, count)
     zero = Digest(bytes(32))
-    receipt = Receipt("small", zero, zero, SCHEMA.digest, len(rows), (), zero)
+    counts = Rows(len(rows), len(rows), 0)
+    digests = (zero, zero, zero, SCHEMA.digest, zero)
+    receipt = Receipt("small", *digests, 0, zero, counts, (), (), zero)
     chosen = None if entities is None else entities[rows]
-    return build_batch(x[rows], y[rows], SCHEMA, receipt, pa.table({}), chosen)
+    return build_batch((x[rows], y[rows], chosen), SCHEMA, pa.table({}), receipt)
 
 
 def test_about_the_share_is_held_out():

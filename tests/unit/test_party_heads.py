@@ -11,7 +11,6 @@ from tacit.errors import RemoteProtocolError, VerificationError
 from tacit.party.base import Party
 from tacit.party.heads import PeerHeads, compare_heads
 from tacit.privacy.journal import WINDOW, Heads
-from tacit.testing.clock import FixedClock
 from tacit.testing.federation import (
     LEADER,
     SITES,
@@ -335,7 +334,7 @@ def test_what_no_window_reaches_is_forgotten(folder):
 def test_a_clock_that_is_set_back_changes_nothing(folder):
     _, _, stores = after_a_run(folder)
     small = federation(folder, 2, stores)
-    small.clock = FixedClock(1)
+    small.clock.advance(-60_000)
     small.run()
     assert small.leader.durable.number("complete") == 1
     assert {event["standing"] for event in seen(small, EAST).values()} == {"continued"}

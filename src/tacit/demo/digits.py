@@ -140,7 +140,7 @@ def _pixels() -> list[str]:
 
 
 def _columns() -> list[str]:
-    bounds = {"lower": 0, "upper": 16, "bounds_source": BOUNDS_SOURCE}
+    bounds = {"minimum": 0, "maximum": 16, "bounds_source": BOUNDS_SOURCE}
     pixels = [column(name, "integer", "feature", "keep", **bounds) for name in _pixels()]
     return [*pixels, column("digit", "integer", "label", "keep", values=CLASSES)]
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from tacit.connect import SanitisedBatch
 from tacit.demo.scoreboard import Score
 from tacit.engine.folder import FolderSource, SiteFolder, World
-from tacit.engine.local import Tap
+from tacit.engine.local import Tap, wall_clock
 from tacit.outcome import Outcome
 from tacit.party.job import JobSpec
+from tacit.party.price import policy_request
+from tacit.party.terms import Terms
 from tacit.policy.contract import Contract
-from tacit.session import Session
+from tacit.session import Federation, Session
+from tacit.trust.roster import Roster
 from tacit.types import PartyName
 
 __all__ = [
@@ -34,7 +37,7 @@ RUN = "run"
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What one site brings: its records through its contract, and the policy that guards them."""
+    """What one site brings: its records through its contract, and the policy lock that guards them."""
 
     site: PartyName
     batch: SanitisedBatch
@@ -43,17 +46,29 @@ class Holding:
 
 def holdings(federation: Path, contract: str) -> list[Holding]:
     """Every site of a federation folder, by name."""
-    folders = [SiteFolder.load(path) for path in _sites(federation)]
-    return [
-        Holding(folder.name, folder.sources[contract].read(), folder.policy.digest.hex())
-        for folder in folders
-    ]
+    paths = _sites(federation)
+    opened = Federation.open(JobSpec.load(federation / "job.toml"), federation, paths)
+    _, terms = opened.offer()
+    return [_holding(SiteFolder.load(path), contract, terms, opened.roster) for path in paths]
+
+
+def _holding(folder: SiteFolder, contract: str, terms: Terms, roster: Roster) -> Holding:
+    """What the site's policy lets the demonstration's run read."""
+    source, now = folder.sources[contract], wall_clock()
+    request = policy_request(
+        terms, roster, site=folder.config, contract=source.contract, pinned=True, now=now
+    )
+    lock = folder.lock(now)
+    permission = folder.policy.permit(request, source.contract, lock)
+    return Holding(folder.name, source.read(permission, now), lock.hex())
 
 
 def evaluation_batch(federation: Path) -> SanitisedBatch:
     """The public evaluation set of a federation folder."""
     folder = federation / "evaluation"
-    return FolderSource(Contract.load(folder / "contract.toml"), folder).read()
+    return FolderSource(Contract.load(folder / "contract.toml"), folder).read_public(
+        "evaluation", wall_clock()
+    )
 
 
 @dataclass(frozen=True, slots=True)

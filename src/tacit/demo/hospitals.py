@@ -63,22 +63,37 @@ SHARES = {"benign": (0.20, 0.10, 0.40, 0.30), "malignant": (0.55, 0.25, 0.12, 0.
 """Which part of a class each hospital holds: two cancer centres and two screening clinics."""
 
 IDENTITY: dict[str, dict[str, Any]] = {
-    "name": {"type_": "string", "class_": "identifier", "action": "drop"},
-    "national_id": {"type_": "string", "class_": "identifier", "action": "token"},
-    "postcode": {
-        "type_": "string",
-        "class_": "quasi-identifier",
-        "action": "generalise",
-        "generalise": {"method": "prefix", "length": 3},
+    "name": {
+        "logical_type": "string",
+        "classification": "identifier",
+        "transform": "drop",
+        "hipaa": "name",
+    },
+    "national_id": {
+        "logical_type": "string",
+        "classification": "identifier",
+        "transform": "token",
+        "hipaa": "other",
+    },
+    "zip_code": {
+        "logical_type": "string",
+        "classification": "quasi-identifier",
+        "transform": "zip3",
+        "hipaa": "geography",
     },
     "birth_date": {
-        "type_": "date",
-        "class_": "quasi-identifier",
-        "action": "generalise",
-        "generalise": {"method": "decade"},
+        "logical_type": "date",
+        "classification": "quasi-identifier",
+        "transform": {"method": "age", "width": 10, "on": date(2026, 1, 1)},
+        "hipaa": "date",
     },
-    "phone": {"type_": "string", "class_": "identifier", "action": "drop"},
-    "note": {"type_": "string", "class_": "free-text", "action": "drop"},
+    "phone": {
+        "logical_type": "string",
+        "classification": "identifier",
+        "transform": "drop",
+        "hipaa": "telephone",
+    },
+    "note": {"logical_type": "string", "classification": "free-text", "transform": "drop"},
 }
 """The generated columns and what the contract does with each."""
 
@@ -261,7 +276,7 @@ def _identities(records: Records) -> dict[str, list[Any]]:
         cells = {
             "name": name,
             "national_id": f"SYN-{generator.integers(10**9):09d}",
-            "postcode": f"{generator.integers(10_000, 99_999)}",
+            "zip_code": f"{generator.integers(10_000, 99_999)}",
             "birth_date": FIRST_BIRTH + timedelta(days=int(generator.integers(BIRTH_DAYS))),
             "phone": phone,
             "note": f"{name} rang from {phone}, asks for the result; seen by Dr {FAMILY[row % 11]}.",
@@ -276,6 +291,10 @@ def _site_contract(place: Place, data: str) -> str:
         "name": "diagnosis",
         "description": "Fine-needle aspirates: nuclear measurements and diagnosis. "
         f"Real public measurements; identity columns are {SYNTHETIC}.",
+        "region": place.region,
+        "allowed_regions": sorted({hospital.region for hospital in HOSPITALS}),
+        "lawful_basis": "public-task",
+        "retention": date(2099, 12, 31),
     }
     identity = [column(name, **keys, synthetic=True) for name, keys in IDENTITY.items()]
     comment = f"Identity columns are {SYNTHETIC}. Measurements: scikit-learn, load_breast_cancer."
@@ -289,13 +308,18 @@ def _measured_columns() -> list[str]:
             "number",
             "feature",
             "keep",
-            lower=item.lower,
-            upper=item.upper,
-            bounds_source=f"{item.unit}; {item.source}",
+            minimum=item.lower,
+            maximum=item.upper,
+            unit=item.unit,
+            bounds_source=item.source,
         )
         for item in features()
     ]
-    return [*measured, column("diagnosis", "string", "label", "keep", values=list(CLASSES))]
+    return [*measured, _label()]
+
+
+def _label() -> str:
+    return column("diagnosis", "string", "label", "keep", values=list(CLASSES), gdpr="health")
 
 
 def _write_evaluation(folder: Path, records: Records) -> None:

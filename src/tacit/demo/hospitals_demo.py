@@ -111,7 +111,7 @@ def _introduce(setting: Setting, screen: Screen) -> None:
             ),
             (
                 "synthetic",
-                "names, national ids, postcodes, birth dates, phones and notes: generated, so that the "
+                "names, national ids, ZIP codes, birth dates, phones and notes: generated, so that the "
                 "contracts have something to remove",
             ),
             (
@@ -138,7 +138,7 @@ def _show_holdings(held: Sequence[Holding], screen: Screen) -> None:
     for name in dict.fromkeys(name for columns in removed for name in columns):
         cells = [columns[name].cells if name in columns else 0 for columns in removed]
         detail = next(columns[name].detail for columns in removed if name in columns)
-        made.add_row(name, detail, *map(str, cells))
+        made.add_row(name, detail, *(str(count) if count else "not read" for count in cells))
     screen.show(made)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from tacit.engine.folder import SiteFolder
+from tacit.engine.local import wall_clock
 from tacit.errors import ConfigError
 from tacit.files import write_atomic
+from tacit.policy.lock import LOCK_FILE, PolicyLock
 from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.roster import Member, Roster, write_roster
 from tacit.types import Entropy, PartyName
@@ -29,6 +33,7 @@ __all__ = [
     "bundled",
     "column",
     "contract",
+    "lock_site",
     "template",
     "toml",
     "write_keys",
@@ -40,6 +45,7 @@ Variant = Literal["shared", "own", "plain"]
 """Which run a federation is set up for: DP with shared noise, DP with full noise per site, none."""
 
 LEADER = PartyName("coordinator")
+APPROVER = "operator"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,13 +113,35 @@ def toml(value: Any) -> str:
         return "[" + ", ".join(toml(item) for item in value) + "]"
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False)
-    return repr(value)
+    return value.isoformat() if isinstance(value, date) else repr(value)
 
 
-def column(name: str, type_: str, class_: str, action: str, **more: Any) -> str:
-    """One ``[[columns]]`` table of a contract."""
-    keys = {"name": name, "type": type_, "class": class_, "action": action, **more}
-    return "\n".join(["[[columns]]", *(f"{key} = {toml(value)}" for key, value in keys.items())])
+def column(
+    name: str,
+    logical_type: str,
+    classification: str,
+    transform: str | Mapping[str, Any],
+    **more: Any,
+) -> str:
+    """One ``[[properties]]`` table of a contract.
+
+    Args:
+        name: The column.
+        logical_type: Its type.
+        classification: Its class.
+        transform: The method, or the whole table with its parameters.
+        more: Further keys; ``minimum`` and ``maximum`` go where the standard has them.
+    """
+    options = {key: more.pop(key) for key in ("minimum", "maximum") if key in more}
+    keys = {
+        "name": name,
+        "logicalType": logical_type,
+        "classification": classification,
+        "transform": {"method": transform} if isinstance(transform, str) else transform,
+        **({"logicalTypeOptions": options} if options else {}),
+        **more,
+    }
+    return "\n".join(["[[properties]]", *(f"{key} = {toml(value)}" for key, value in keys.items())])
 
 
 def contract(
@@ -122,17 +150,18 @@ def contract(
     """A contract file.
 
     Args:
-        head: Top-level keys after ``version``.
+        head: Top-level keys after ``apiVersion``.
         source: Path of the data file below its base folder, and its format.
         columns: What ``column`` returned.
         comment: First line of the file, for people.
     """
     lines = [
         f"# {comment}",
-        "version = 1",
+        'apiVersion = "v3.1.0"',
         *(f"{key} = {toml(value)}" for key, value in head.items()),
     ]
-    lines += ["", "[source]", f"path = {toml(source[0])}", f"format = {toml(source[1])}"]
+    path, form = source
+    lines += ["", "[server]", 'type = "local"', f"path = {toml(path)}", f"format = {toml(form)}"]
     return "\n\n".join(["\n".join(lines), *columns]) + "\n"
 
 
@@ -162,6 +191,8 @@ def write_site(
 ) -> Path:
     """Writes ``sites/NAME`` with ``site.toml`` and the given text files; returns the site's folder.
 
+    ``write_keys`` completes ``site.toml``: approvers are known by their keys.
+
     Args:
         folder: The federation's folder.
         place: The site.
@@ -184,6 +215,9 @@ def write_keys(
 ) -> Roster:
     """Makes the keys of leader and sites, and the roster that all of them sign.
 
+    Each site also gets an approver of its policy, ``operator``, who approves it as it is: contracts,
+    policies and tests must have been written.
+
     Args:
         folder: The federation's folder.
         federation: Name of the federation.
@@ -200,7 +234,8 @@ def write_keys(
         identity = Identity.generate(source)
         identity.save(keys / "identity.key")
         if not is_leader:
-            write_atomic(keys / "token.key", source.draw(32), private=True, replace=False)
+            _add_approver(keys.parent, Identity.generate(source))
+            lock_site(keys.parent)
         name = PartyName(place.name)
         members.append(
             Member(
@@ -215,6 +250,33 @@ def write_keys(
     roster = Roster(federation, tuple(members))
     write_roster(folder / "federation.toml", roster, signers)
     return roster
+
+
+def lock_site(site: Path) -> None:
+    """Approves the policy of a written site as it is now, in the name of its approver ``operator``."""
+    opened = SiteFolder.load(site)
+    approver = Identity.load(_approver_key(site))
+    lock = PolicyLock.new(opened.name, opened.parts, wall_clock())
+    lock.approved(APPROVER, approver).write(site / LOCK_FILE)
+
+
+def _approver_key(site: Path) -> Path:
+    return site / "keys" / f"approver-{APPROVER}.key"
+
+
+def _add_approver(site: Path, approver: Identity) -> None:
+    approver.save(_approver_key(site))
+    table = (
+        "[policy]",
+        "approvals = 1",
+        "",
+        "[policy.approvers]",
+        f"{APPROVER} = {toml(approver.public_key.hex())}",
+        "",
+        "[budget]",
+    )
+    text = (site / "site.toml").read_text("utf-8").replace("[budget]", "\n".join(table), 1)
+    write_atomic(site / "site.toml", text.encode())
 
 
 def _site_file(place: Place, colluding: int, epsilon: float, *, plain: bool) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tacit.config import load_toml
-from tacit.connect import SanitisedBatch, read
+from tacit.connect import KeyFolder, SanitisedBatch, read
+from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
@@ -19,15 +20,20 @@ from tacit.party.config import SiteConfig
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
 from tacit.party.site import Site
+from tacit.policy.cases import CaseFile, load_cases
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
+from tacit.policy.folder import load_contracts
+from tacit.policy.lock import LOCK_FILE, Parts, PolicyLock, verify_lock
+from tacit.policy.permission import Permission, public_permission
 from tacit.policy.schema import Schema
-from tacit.trust.identity import Identity, OsEntropy, read_private
+from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.roster import Roster
 from tacit.trust.sealing import HpkeSealing
-from tacit.types import Digest, Entropy, ParallelMap, PartyName, Sealing
+from tacit.types import Digest, Entropy, Milliseconds, ParallelMap, PartyName, Sealing
 
 __all__ = [
+    "DATA_KEYS",
     "STATE",
     "FolderSource",
     "SiteFolder",
@@ -36,18 +42,21 @@ __all__ = [
     "party_ports",
 ]
 
-TOKEN_KEY_BYTES = 32
+DATA_KEYS = Path("keys") / "data"
+"""Where the keys of tokens lie in a site's folder."""
+
 STATE = Path("state") / "tacit.db"
 LoadModel = Callable[[JobSpec, Schema, Digest], LoadedModel]
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Where parties get entropy, sealing and cores from; tests pass their own."""
+    """Where parties get entropy, sealing, cores and the time from; tests pass their own."""
 
     entropy: Callable[[PartyName], Entropy]
     sealing: Callable[[PartyName], Sealing]
     parallel: ParallelMap = map
+    clock: Callable[[], Milliseconds] = wall_clock
 
     @classmethod
     def real(cls) -> World:
@@ -67,28 +76,42 @@ class FolderSource:
 
     contract: Contract
     base: Path
-    token_key: bytes | None = None
 
-    def __repr__(self) -> str:
-        return f"FolderSource({self.contract.name!r}, {self.base})"
+    @property
+    def keys(self) -> KeyFolder:
+        """The keys of tokens; made when first needed."""
+        return KeyFolder(self.base / DATA_KEYS)
 
-    def read(self) -> SanitisedBatch:
-        """All rows, redacted and checked."""
-        return read(self.contract, self.base, self.token_key)
+    def read(self, permission: Permission, at: Milliseconds) -> SanitisedBatch:
+        """All rows that the policy permits, redacted and checked."""
+        return read(self.contract, self.base, permission, self.keys, at)
+
+    def read_public(self, purpose: str, at: Milliseconds) -> SanitisedBatch:
+        """All rows of public data, for which no policy is asked.
+
+        Raises:
+            PolicyDenied: The contract does not say that the data are public.
+        """
+        return self.read(public_permission(self.contract, purpose, at), at)
 
 
 @dataclass(frozen=True, slots=True)
 class SiteFolder:
-    """A site as its operator keeps it: ``site.toml``, ``contracts``, ``policies``, ``keys``, ``state``."""
+    """A site as its operator keeps it.
+
+    ``site.toml``, ``contracts``, ``policies``, ``tests`` (of the policy), ``policy.lock``, ``keys``,
+    ``state``.
+    """
 
     path: Path
     config: SiteConfig
     policy: Policy
     sources: dict[str, FolderSource]
+    tests: dict[str, CaseFile]
 
     @classmethod
     def load(cls, path: Path) -> SiteFolder:
-        """Reads and validates a site folder; no key and no data is opened.
+        """Reads and validates a site folder; no key and no data is opened, and no lock is needed.
 
         Raises:
             ConfigError: Names file, key and remedy.
@@ -96,39 +119,64 @@ class SiteFolder:
         if not path.is_dir():
             raise not_a_site(path)
         config = load_toml(path / "site.toml", SiteConfig)
-        key_path = path / "keys" / "token.key"
-        token_key = _token_key(key_path) if key_path.exists() else None
-        sources: dict[str, FolderSource] = {}
-        for file in sorted((path / "contracts").glob("*.toml")):
-            contract = Contract.load(file)
-            if contract.name in sources:
-                raise ConfigError(
-                    "site.two-contracts",
-                    f"{file}: a second contract is named '{contract.name}'",
-                    remedy="give every contract of a site its own name",
-                    file=str(file),
-                )
-            sources[contract.name] = FolderSource(contract, path, token_key)
+        contracts = load_contracts(path / "contracts")
+        sources = {name: FolderSource(contract, path) for name, contract in contracts.items()}
         named = {source.contract.population for source in sources.values()}
         for population in config.budget.populations:
             if population not in named:
                 raise _unknown_population(path, population, named)
-        return cls(path=path, config=config, policy=Policy.load(path / "policies"), sources=sources)
+        return cls(
+            path=path,
+            config=config,
+            policy=Policy.load(path / "policies", contracts.values()),
+            sources=sources,
+            tests=load_cases(path / "tests"),
+        )
 
     @property
     def name(self) -> PartyName:
         """The site's name in the roster."""
         return PartyName(self.config.name)
 
+    @property
+    def contracts(self) -> dict[str, Contract]:
+        """The contracts of all data sets by name."""
+        return {name: source.contract for name, source in self.sources.items()}
+
+    @property
+    def parts(self) -> Parts:
+        """What the site's approvers must have approved."""
+        return Parts.of(self.policy, self.contracts.values(), self.tests)
+
+    def lock(self, now: Milliseconds) -> Digest:
+        """The digest of ``policy.lock``, once it is shown to be of exactly this policy.
+
+        Args:
+            now: The time.
+
+        Raises:
+            ConfigError, SignatureError: The policy is not approved as it is; see ``verify_lock``.
+        """
+        return verify_lock(
+            self.path / LOCK_FILE, self.parts, self.config.policy, site=self.name, now=now
+        )
+
     def parties(
         self, roster: Roster, load_model: LoadModel, world: World, *, pinned: bool = True
     ) -> tuple[Site, Helper]:
         """The site and its helper, over one identity, store and log.
 
+        Guarantee:
+            No run begins at a site whose rules, contracts or policy tests are not as its approvers
+            signed for.
+            Checked by tests/unit/test_engine_folder.py::test_a_run_needs_the_approved_policy.
+
         Raises:
-            ConfigError: The identity key is missing, readable by others, or not the roster's.
+            SignatureError: An approval of the policy is forged.
+            ConfigError: The policy is not approved as it is, or the identity key is missing, readable by others, or not the roster's.
             LedgerError: The stored log was tampered with.
         """
+        lock = self.lock(world.clock())
         member = roster.member(self.name)
         for key, ours, listed in (
             ("operator", self.config.operator, member.operator),
@@ -147,9 +195,11 @@ class SiteFolder:
         setup = SiteSetup(
             config=self.config,
             policy=self.policy,
+            lock=lock,
             sources=self.sources,
             load_model=load_model,
             code_pinned=pinned,
+            locked_at=PolicyLock.load(self.path / LOCK_FILE).time,
         )
         return Site(self.name, roster, ports, setup), Helper(self.name, roster, ports)
 
@@ -209,15 +259,3 @@ def _unknown_population(path: Path, population: str, named: set[str]) -> ConfigE
         file=str(path / "site.toml"),
         key=f"budget.populations.{population}",
     )
-
-
-def _token_key(path: Path) -> bytes:
-    key = read_private(path)
-    if len(key) != TOKEN_KEY_BYTES:
-        raise ConfigError(
-            "site.token-key",
-            f"{path} must hold exactly {TOKEN_KEY_BYTES} bytes",
-            remedy="restore it from a backup; a new key makes new tokens",
-            file=str(path),
-        )
-    return key

@@ -69,7 +69,7 @@ def _accept(view: View, client: PartyName) -> Accept:
 
 
 def policy(view: View) -> Claim:
-    """Each client's policy allowed the run before anything of it left."""
+    """Each client's policy allowed the run before anything left, and every round had the same lock."""
     findings = Findings("policy")
 
     uploaders = _uploaders(view)
@@ -87,6 +87,11 @@ def policy(view: View) -> Claim:
             accept.contract,
         )
         findings.require(same, f"{client} accepted under another policy or contract")
+        rounds = {event.digest("policy") for event in log.of("upload.sent")}
+        findings.require(
+            rounds <= {accept.policy},
+            f"{client} uploaded under another policy than it accepted under",
+        )
         _check_price(view, client, first, findings)
         accepted = [event.digest("accept") for event in log.of("offer.accepted")]
         findings.require(
@@ -122,7 +127,7 @@ def _check_price(view: View, client: PartyName, decided: Event, findings: Findin
 
 
 def receipts(view: View) -> Claim:
-    """Each client issued the receipt of its data's redaction before its first upload."""
+    """Each client issued the receipt of its data, read under the same lock, before its first upload."""
     findings = Findings("receipts")
     uploaders = _uploaders(view)
 
@@ -137,6 +142,10 @@ def receipts(view: View) -> Claim:
         event.digest("receipt")
         findings.require(
             event.digest("contract") == accept.contract, f"the receipt of {client} is of other data"
+        )
+        findings.require(
+            event.digest("policy") == accept.policy,
+            f"the data of {client} were read under another policy",
         )
         findings.require(
             event.digest("schema") == view.manifest.schema,

@@ -22,8 +22,11 @@ from tacit.party.job import JobSpec
 from tacit.party.price import account_of, policy_request
 from tacit.party.terms import Terms
 from tacit.party.workload import Workload
-from tacit.policy.cedar import Decision, Policy, Request
+from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
+from tacit.policy.permission import Permission
+from tacit.policy.request import Request
+from tacit.policy.rows import RowFilter
 from tacit.policy.schema import Schema, schema_difference
 from tacit.privacy.budget import Budget, Heads
 from tacit.types import Digest, Milliseconds, PartyName
@@ -40,8 +43,12 @@ class DataSource(Protocol):
         """What the data set is and what may leave it."""
         ...
 
-    def read(self) -> SanitisedBatch:
-        """All rows, redacted and checked.
+    def read(self, permission: Permission, at: Milliseconds) -> SanitisedBatch:
+        """All rows that the policy permits, redacted and checked.
+
+        Args:
+            permission: The policy's yes.
+            at: Decides on the period of keys.
 
         Raises:
             ConfigError: Names file, row and column of what the contract does not allow.
@@ -50,6 +57,11 @@ class DataSource(Protocol):
 
 
 KEY_BYTES = 32
+EPOCH = Milliseconds(0)
+POLICY, LAST_DECISION, LAST_LOCK = "policy", "last-decision", "last-lock"
+CLOCK_TOLERANCE = 5 * 60 * 1000
+"""Milliseconds by which a clock may go back: more than corrections of a synchronised clock."""
+
 COHORTS = "site/cohorts-without-noise"
 MIN_HONEST = 2
 """Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
@@ -57,20 +69,24 @@ MIN_HONEST = 2
 
 @dataclass(frozen=True, slots=True)
 class SiteSetup:
-    """What a site operator brings: configuration, policy, data sets and approved code."""
+    """What a site operator brings: configuration, approved policy, data sets and approved code."""
 
     config: SiteConfig
     policy: Policy
+    lock: Digest
     sources: Mapping[str, DataSource]
     load_model: Callable[[JobSpec, Schema, Digest], LoadedModel]
     code_pinned: bool = True
+    locked_at: Milliseconds = EPOCH
+    """When the first approver signed ``lock``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
     """What a site would say to an offer, for its operator."""
 
-    decision: Decision
+    rules: tuple[str, ...]
+    rows: RowFilter | None
     receipt: Receipt
 
 
@@ -251,7 +267,7 @@ class Admission:
             )
         return workload
 
-    def _request(self, terms: Terms, contract: Contract) -> Request:
+    def _request(self, terms: Terms, contract: Contract, now: Milliseconds) -> Request:
         setup = self._setup
         return policy_request(
             terms,
@@ -259,28 +275,86 @@ class Admission:
             site=setup.config,
             contract=contract,
             pinned=setup.code_pinned,
+            now=now,
         )
 
-    def decide(self, terms: Terms, contract: Contract, now: Milliseconds) -> None:
-        """Asks the policy, and records what it says.
+    def decide(self, terms: Terms, contract: Contract, now: Milliseconds) -> Permission:
+        """Asks the policy once, and records what it says.
+
+        Returns:
+            The permission to read the data set, with the rows that the policy lets the run use.
 
         Raises:
             PolicyDenied: It says no.
+            ConfigError: The clock ran backwards, or a row rule does not fit the contract.
         """
-        request = self._request(terms, contract)
-        decision = self._setup.policy.decide(request)
+        setup = self._setup
+        self._require_time(now)
+        request = self._request(terms, contract, now)
+        refusal: PolicyDenied | None = None
+        permission: Permission | None = None
+        try:
+            permission = setup.policy.permit(request, contract, setup.lock)
+        except PolicyDenied as error:
+            refusal = error
+        rules = permission.rules if permission else _rules_of(refusal)
+        rows = permission.rows if permission else None
         with self._party.ports.store.transaction():
+            self._party.ports.store.put(POLICY, LAST_DECISION, b"%d" % now)
+            self._party.ports.store.put(POLICY, LAST_LOCK, b"%d" % setup.locked_at)
             self._party.log(
                 terms,
                 now,
                 "policy.decided",
-                policy=self._setup.policy.digest.hex(),
+                policy=setup.lock.hex(),
                 contract=contract.digest.hex(),
-                allowed=decision.allowed,
-                rules=list(decision.rules),
+                allowed=permission is not None,
+                rules=list(rules),
+                rows=rows.digest.hex() if rows is not None else "",
                 epsilon_milli=str(request.epsilon_milli),
             )
-        decision.require()
+        if permission is None:
+            assert refusal is not None
+            raise refusal
+        return permission
+
+    def _require_time(self, now: Milliseconds) -> None:
+        """A clock or a lock that was set back would bring what is over back to life.
+
+        Raises:
+            ConfigError: The last decision lies in the future, or was made under a later lock.
+        """
+        locked = self._party.ports.store.get(POLICY, LAST_LOCK)
+        if locked is not None and self._setup.locked_at < int(locked):
+            raise ConfigError(
+                "policy.replayed",
+                f"the policy of site {self._party.address.party} is an older one than it decided by "
+                "before, with its older lock",
+                remedy="restore the present policy, or approve this one anew: 'tacit policy lock'",
+            )
+        known = self._party.ports.store.get(POLICY, LAST_DECISION)
+        if known is not None and now + CLOCK_TOLERANCE < int(known):
+            raise ConfigError(
+                "site.clock",
+                f"the clock of site {self._party.address.party} is behind its own last policy decision",
+                remedy="correct the clock; rules with an end date cannot be trusted meanwhile",
+            )
+
+    def check_data(self, terms: Terms, contract: Contract) -> None:
+        """Whether what the contract does to the whole data set fits the run's unit of privacy.
+
+        Raises:
+            PolicyDenied: One person decides on the rows of others, so that epsilon would not hold.
+        """
+        anonymity = contract.anonymity
+        if terms.plan.unit == "none" or anonymity is None or anonymity.violation == "refuse":
+            return
+        raise PolicyDenied(
+            "limits.suppression",
+            f"contract '{contract.name}' leaves groups of fewer than {anonymity.k} out: whether one "
+            "person is in the data decides on up to that many rows, more than the run's noise covers",
+            remedy="set anonymity.violation = 'refuse' and make the quasi-identifiers coarser",
+        )
 
     def _require_budget(self, terms: Terms, contract: Contract) -> None:
         """Refuses a run without differential privacy, unless the operator allows such runs."""
@@ -325,14 +399,14 @@ class Admission:
         """What tells the leader that this site takes part, with a fresh nonce."""
         return Accept(
             nonce=self._party.ports.entropy.draw(32),
-            policy=self._setup.policy.digest,
+            policy=self._setup.lock,
             contract=contract.digest,
             reservations=heads.count,
             heads=heads.digests,
             released=heads.released,
         )
 
-    def examine(self, terms: Terms) -> Examination:
+    def examine(self, terms: Terms, now: Milliseconds) -> Examination:
         """What this site would answer to an offer; nothing is recorded, reserved or sent.
 
         Raises:
@@ -342,17 +416,25 @@ class Admission:
         """
         self.check_limits(terms)
         source = self.source(terms)
-        decision = self._setup.policy.decide(self._request(terms, source.contract))
-        decision.require()
+        self._require_time(now)
+        request = self._request(terms, source.contract, now)
+        permission = self._setup.policy.permit(request, source.contract, self._setup.lock)
+        self.check_data(terms, source.contract)
         built = self.workload(terms, source.contract)
         self._require_budget(terms, source.contract)
         if terms.plan.unit != "none":
             account = account_of(terms, source.contract)
             self._budget.check(account, terms.plan.charge(), terms.plan.delta)
-        batch = source.read()
+        batch = source.read(permission, now)
         with guarded(self._party.address.party):
             built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
-        return Examination(decision=decision, receipt=batch.receipt)
+        return Examination(rules=permission.rules, rows=permission.rows, receipt=batch.receipt)
+
+
+def _rules_of(refusal: PolicyDenied | None) -> tuple[str, ...]:
+    """The rules that a refusal names."""
+    named = str(refusal.details.get("rules", "")) if refusal is not None else ""
+    return tuple(named.split(", ")) if named else ()
 
 
 def _names(clients: Sequence[PartyName]) -> bytes:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tacit.config import Table
 from tacit.policy.contract import PopulationName
+from tacit.policy.lock import Approvers
 from tacit.privacy.budget import BudgetLimits, Limit
 
 __all__ = ["SiteConfig"]
@@ -103,4 +104,5 @@ class SiteConfig(Table):
     operator: str = Field(min_length=1, max_length=128, description="Who operates the site.")
     region: str = Field(min_length=1, max_length=64, description="Where data and training stay.")
     budget: BudgetLimit
+    policy: Approvers
     limits: Limits = Limits()

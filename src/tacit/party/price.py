@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from tacit.errors import ConfigError, TacitError
 from tacit.party.config import SiteConfig
+from tacit.party.job import JobSpec
 from tacit.party.terms import Terms
-from tacit.policy.cedar import UNBOUNDED_EPSILON, Request
 from tacit.policy.contract import Contract
+from tacit.policy.request import UNBOUNDED_EPSILON, Request
 from tacit.privacy.budget import Account
 from tacit.privacy.plan import Plan
 from tacit.trust.roster import Roster
-from tacit.types import PartyName
+from tacit.types import Milliseconds, PartyName
 
 __all__ = [
     "account_of",
@@ -20,6 +22,7 @@ __all__ = [
     "epsilon_milli",
     "policy_request",
     "public_code",
+    "run_request",
     "settled_epsilon",
 ]
 
@@ -66,26 +69,71 @@ def epsilon_milli(plan: Plan) -> int:
     return math.ceil(price * 1000) if math.isfinite(price) else UNBOUNDED_EPSILON
 
 
+def run_request(
+    job: JobSpec,
+    plan: Plan,
+    parties: tuple[PartyName, ...],
+    roster: Roster,
+    *,
+    site: SiteConfig,
+    contract: Contract,
+    now: Milliseconds,
+) -> Request:
+    """What a site's policy is asked about a job.
+
+    Args:
+        job: The job.
+        plan: Its privacy plan.
+        parties: The leader, then all helpers.
+        roster: Who they are.
+        site: Configuration of the site.
+        contract: The data set that the job asks for.
+        now: The time.
+    """
+    leader, *helpers = parties
+    return Request(
+        principal=leader,
+        dataset=contract.name,
+        purpose=job.purpose,
+        region=site.region,
+        leader_region=roster.member(leader).region,
+        helper_regions=frozenset(roster.member(name).region for name in helpers),
+        data_region=contract.region or site.region,
+        allowed_regions=frozenset(contract.allowed_regions or ()),
+        lawful_basis=contract.lawful_basis or "",
+        public=contract.public,
+        retention=contract.retention,
+        now=now,
+        aggregation=job.aggregation.protocol,
+        epsilon_milli=epsilon_milli(plan),
+        unit=plan.unit,
+        helpers=len(helpers),
+        max_colluding=plan.max_colluding,
+        min_cohort=job.aggregation.min_cohort,
+        own_helper=site.name in helpers,
+        own_noise=job.privacy.noise == "own",
+        code="pinned",
+    )
+
+
 def policy_request(
-    terms: Terms, roster: Roster, *, site: SiteConfig, contract: Contract, pinned: bool
+    terms: Terms,
+    roster: Roster,
+    *,
+    site: SiteConfig,
+    contract: Contract,
+    pinned: bool,
+    now: Milliseconds,
 ) -> Request:
     """What the site's policy is asked about a run."""
-    private = terms.plan.unit != "none"
-    others = [PartyName(terms.manifest.leader), *terms.helpers]
-    return Request(
-        principal=PartyName(terms.manifest.leader),
-        dataset=contract.name,
-        purpose=terms.job.purpose,
-        region=site.region,
-        regions=frozenset(roster.member(name).region for name in others),
-        aggregation=terms.job.aggregation.protocol,
-        epsilon_milli=epsilon_milli(terms.plan),
-        private=private,
-        helpers=len(terms.helpers),
+    parties = (PartyName(terms.manifest.leader), *terms.helpers)
+    asked = run_request(
+        terms.job, terms.plan, parties, roster, site=site, contract=contract, now=now
+    )
+    return dataclasses.replace(
+        asked,
         max_colluding=terms.manifest.max_colluding,
         min_cohort=terms.manifest.min_cohort,
-        own_helper=site.name in terms.helpers,
         own_noise=terms.manifest.own_noise,
         code="pinned" if pinned else "not pinned",
-        attestation="none",
     )

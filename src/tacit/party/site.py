@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tacit.errors import (
-    ConfigError,
     DecodeError,
     LocalProtocolError,
     RemoteProtocolError,
@@ -20,6 +19,7 @@ from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelop
 from tacit.party.chain import BEHIND, ModelChain
 from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
+from tacit.party.data import RunData
 from tacit.party.heads import PeerHeads
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
 from tacit.party.readd import Looks, Readd
@@ -84,6 +84,7 @@ class Site(Party):
         self._setup = setup
         self.budget = Budget(ports.store, setup.config.budget.limits())
         self._admission = Admission(self, setup, self.budget)
+        self._data = RunData(self)
         self._looks = Looks(self)
         self._heads = PeerHeads(self)
         self._runs: dict[str, Live] = {}
@@ -200,44 +201,34 @@ class Site(Party):
         admission = self._admission
         admission.check_limits(terms)
         source = admission.source(terms)
-        admission.decide(terms, source.contract, now)
+        permission = admission.decide(terms, source.contract, now)
+        admission.check_data(terms, source.contract)
         workload = admission.workload(terms, source.contract)  # Model code: only after the policy.
         heads = admission.reserve(terms, source.contract, now)
         chain = ModelChain(self, terms, workload, state)
         key = self.ports.entropy.draw(KEY_BYTES)
         try:
-            batch = source.read()
+            batch = source.read(permission, now)
             with guarded(self.address.party):
                 data = workload.prepare_private(batch, key)
         except TacitError:
             self._settle(terms, 0.0, now)  # Nothing left the site.
             raise
         live = Live(terms=terms, chain=chain, workload=workload, data=data)
-        salt = self.ports.entropy.draw(KEY_BYTES)
         accept = admission.acceptance(source.contract, heads)
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
             admission.keep_cohort(terms)
             state.put("holdout-key", key)
-            state.put("receipt-salt", salt)
-            state.put("receipt", batch.receipt.commitment(salt))
-            self.log(
-                terms,
-                now,
-                "receipt.issued",
-                receipt=batch.receipt.commitment(salt).hex(),
-                contract=source.contract.digest.hex(),
-                plan=batch.receipt.plan.hex(),
-                schema=terms.manifest.schema.hex(),
-            )
+            self._data.keep(terms, state, batch, now)
             self.log(terms, now, "offer.accepted", accept=digest(answer.message).hex())
         self._runs[terms.run_id] = live
         return [answer]
 
-    def examine(self, terms: Terms) -> Examination:
+    def examine(self, terms: Terms, now: Milliseconds) -> Examination:
         """What this site would answer to an offer; see ``Admission.examine``."""
-        return self._admission.examine(terms)
+        return self._admission.examine(terms, now)
 
     # --- a round -----------------------------------------------------------------------------
 
@@ -358,18 +349,11 @@ class Site(Party):
 
         Raises:
             PolicyDenied: The policy has changed its mind.
-            ConfigError: Contract or data have changed since the site accepted the run.
+            ConfigError: Contract, policy or data have changed since the site accepted the run.
         """
         state, source = self.state(terms.run_id), self._admission.source(terms)
-        self._admission.decide(terms, source.contract, now)
-        batch = source.read()
-        if batch.receipt.commitment(state.get("receipt-salt") or b"") != state.get("receipt"):
-            raise ConfigError(
-                "site.changed",
-                f"contract or data of site {self.address.party} have changed since it accepted "
-                "the run",
-                remedy="restore them, or start a new run with the data as it is now",
-            )
+        permission = self._admission.decide(terms, source.contract, now)
+        batch = self._data.again(state, source, permission)
         return live.workload.prepare_private(batch, state.get("holdout-key") or b"")
 
     def _conflict(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
@@ -473,6 +457,7 @@ class Site(Party):
             round=message.round,
             context=made.context.hex(),
             upload=digest(made.envelope.message).hex(),
+            policy=self._setup.lock.hex(),
         )
 
     # --- the end -----------------------------------------------------------------------------

@@ -241,6 +241,7 @@ class SyntheticRun:
             contract=contract.hex(),
             allowed=True,
             rules=["allow"],
+            rows="",
             epsilon_milli=str(
                 math.ceil(self.plan.epsilon() * 1000)
                 if self.unit == "record"
@@ -264,6 +265,7 @@ class SyntheticRun:
             "receipt.issued",
             receipt=_hash(f"receipt {site}").hex(),
             contract=contract.hex(),
+            policy=_hash(f"policy {site}").hex(),
             plan=_hash("redaction").hex(),
             schema=schema,
         )
@@ -371,6 +373,7 @@ class SyntheticRun:
             round=number,
             context=context.hex(),
             upload=message.digest.hex(),
+            policy=_hash(f"policy {site}").hex(),
         )
         self.writer.add_message(message)
         return message

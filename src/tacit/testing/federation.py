@@ -171,12 +171,12 @@ def _job_text(changes: Mapping[str, Any]) -> str:
 
 
 def _contract(name: str, path: str, *, public: bool = False, entity: bool = False) -> str:
-    action, head = ("token", {"entity": "name"}) if entity else ("drop", {})
+    method, head = ("token", {"entity": "name"}) if entity else ("drop", {})
     bounds = {"bounds_source": "made up for tests"}
     columns = [
-        column("name", "string", "identifier", action, synthetic=True),
-        column("size", "number", "feature", "keep", lower=0.0, upper=10.0, **bounds),
-        column("weight", "number", "feature", "keep", lower=-1.0, upper=1.0, **bounds),
+        column("name", "string", "identifier", method, synthetic=True),
+        column("size", "number", "feature", "keep", minimum=0.0, maximum=10.0, **bounds),
+        column("weight", "number", "feature", "keep", minimum=-1.0, maximum=1.0, **bounds),
         column("answer", "string", "label", "keep", values=list(CLASSES)),
     ]
     return contract({"name": name, "public": public, **head}, (path, "csv"), columns, "For tests.")
@@ -349,6 +349,7 @@ class SmallFederation:
         setup = SiteSetup(
             config=own.config,
             policy=own.policy,
+            lock=own.parts.digest(name),
             sources=self.sources(name),
             load_model=self.load_model,
         )

@@ -28,14 +28,16 @@ from tacit.party.terms import Terms
 from tacit.party.workload import Contributed, Workload
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
+from tacit.policy.permission import Permission
 from tacit.policy.schema import Schema
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import SmallFederation
 from tacit.testing.files import Files
+from tacit.testing.permissions import NOON, permission
 from tacit.testing.sealing import KEY_BYTES, SeededOpener, SeededSealing
 from tacit.testing.store import MemoryStore
 from tacit.trust.roster import Roster
-from tacit.types import Digest, Entropy, PartyName, Sealing
+from tacit.types import Digest, Entropy, Milliseconds, PartyName, Sealing
 from tacit.wire import envelope as envelope_module
 from tacit.wire.codec import decode
 from tacit.wire.envelope import Address
@@ -75,8 +77,8 @@ class BatchSource:
     contract: Contract
     batch: SanitisedBatch
 
-    def read(self) -> SanitisedBatch:
-        """The batch."""
+    def read(self, permission: Permission, at: Milliseconds) -> SanitisedBatch:
+        """The batch, whatever is permitted."""
         return self.batch
 
 
@@ -138,7 +140,7 @@ def _batches(files: Files) -> dict[PartyName, dict[str, BatchSource]]:
     if id(files) not in _BATCHES:
         read = {
             name: {
-                key: BatchSource(source.contract, source.read())
+                key: BatchSource(source.contract, source.read(permission(source.contract), NOON))
                 for key, source in folder.sources.items()
             }
             for name, folder in files.folders.items()
@@ -184,7 +186,7 @@ LIMIT = 2**30
 def remembering() -> Iterator[None]:
     """Pure functions remember their results while the block lasts; what they compute is the same.
 
-    Decoding, the check of a signature, terms of an offer and digests of policies and contracts: in one
+    Decoding, the check of a signature, terms of an offer and digests of policies and jobs: in one
     process all parties would compute each of them again. Failures are never remembered.
     """
     decode_once = lru_cache(REMEMBERED)(decode)
@@ -217,7 +219,7 @@ def remembering() -> Iterator[None]:
         patch(
             mock.patch.object(Terms, "of", lambda offer, roster: terms_once(offer, _Known(roster)))
         )
-        for owner, name in ((Policy, "digest"), (Contract, "digest"), (JobSpec, "digest")):
+        for owner, name in ((Policy, "digest"), (JobSpec, "digest")):
             patch(mock.patch.object(owner, name, property(_once(vars(owner)[name].fget))))
         for owner, name in ((Policy, "decide"), (JobSpec, "canonical")):
             patch(mock.patch.object(owner, name, _once(vars(owner)[name])))

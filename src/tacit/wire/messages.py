@@ -96,6 +96,7 @@ class Offer:
 class Accept:
     """Client -> leader: takes part, under this policy and contract; the nonce seeds the first model.
 
+    ``policy`` is the digest of the site's ``policy.lock``: of its rules, contracts and policy tests.
     ``reservations`` counts those that the client's budget ever made, this run's included; ``heads`` are
     the digests of its journal after each of the last ones, oldest first, for peers to remember;
     ``released`` are the numbers of those among them that were closed before anything left.
