@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tacit import __version__
+from tacit.cli_contract import add_contract
 from tacit.errors import ConfigError, TacitError
 
 __all__ = ["main"]
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
 
     _add_budget(commands)
+    add_contract(commands, _command)
+    _add_policy(commands)
 
     prior = _command(commands, "prior", _prior, "fit a public prior for a job's features")
     prior.add_argument(
@@ -165,6 +168,65 @@ def _add_budget(commands: Any) -> None:
         metavar="SITE",
         help="take the next head of a site as the first: it lost its state, and that is accounted for",
     )
+
+
+def _add_policy(commands: Any) -> None:
+    text = "test, explain, approve and compare the rules of sites"
+    policy = _command(commands, "policy", _policy_test, text)
+    policy.set_defaults(sites=[])
+    inner = policy.add_subparsers(title="commands (default: test)", metavar="[COMMAND]")
+
+    test = _command(inner, "test", _policy_test, "run the policy tests of sites", inner=True)
+    _add_sites(test)
+    explain = _command(
+        inner, "explain", _policy_explain, "say why a policy allows or denies a job", inner=True
+    )
+    explain.add_argument("site", type=Path, help="site folder")
+    asked = explain.add_mutually_exclusive_group()
+    asked.add_argument(
+        "--job", type=Path, default=Path("job.toml"), help="job file (default: job.toml)"
+    )
+    asked.add_argument("--request", type=Path, metavar="FILE", help="fields of a request instead")
+    lock = _command(
+        inner,
+        "lock",
+        _policy_lock,
+        "approve policies as they are, once their tests pass",
+        inner=True,
+    )
+    _add_sites(lock)
+    lock.add_argument("--as", dest="name", metavar="NAME", help="the approver")
+    lock.add_argument(
+        "--key", type=Path, metavar="FILE", help="key file (default: keys/approver-NAME.key)"
+    )
+    diff = _command(
+        inner,
+        "diff",
+        _policy_diff,
+        "list every decision that differs between two versions",
+        inner=True,
+    )
+    diff.add_argument(
+        "old", type=Path, metavar="OLD", help="site folder, or folder of *.cedar files"
+    )
+    diff.add_argument("new", type=Path, metavar="NEW", help="the same of the other version")
+    diff.add_argument(
+        "--roster",
+        type=Path,
+        metavar="FILE",
+        help="federation.toml whose regions are all there are",
+    )
+    diff.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="compare for this value of an attribute only; may be repeated",
+    )
+    diff.add_argument("--exit-code", action="store_true", help="exit with 1 if a decision changes")
+    key = _command(inner, "key", _policy_key, "make the key of an approver", inner=True)
+    key.add_argument("name", metavar="NAME", help="the approver")
+    key.add_argument("--site", type=Path, required=True, help="site folder")
 
 
 def _add_sites(parser: argparse.ArgumentParser) -> None:
@@ -323,6 +385,46 @@ def _budget_heads(options: argparse.Namespace) -> int:
     return 0
 
 
+def _policy_test(options: argparse.Namespace) -> int:
+    from tacit.policies import test  # noqa: PLC0415
+
+    return test(_sites(options.sites), as_json=options.json)
+
+
+def _policy_explain(options: argparse.Namespace) -> int:
+    from tacit.policies import explain  # noqa: PLC0415
+
+    if options.request is None:
+        _job(options.job)  # The error for a missing file says what to do.
+    return explain(options.site, options.job, request=options.request, as_json=options.json)
+
+
+def _policy_lock(options: argparse.Namespace) -> int:
+    from tacit.policies import lock  # noqa: PLC0415
+
+    sites = _sites(options.sites)
+    return lock(sites, name=options.name, key_file=options.key, as_json=options.json)
+
+
+def _policy_diff(options: argparse.Namespace) -> int:
+    from tacit.policies import diff  # noqa: PLC0415
+
+    return diff(
+        options.old,
+        options.new,
+        roster=options.roster,
+        only=options.only,
+        exit_code=options.exit_code,
+        as_json=options.json,
+    )
+
+
+def _policy_key(options: argparse.Namespace) -> int:
+    from tacit.policies import key  # noqa: PLC0415
+
+    return key(options.name, options.site, as_json=options.json)
+
+
 def _sites(named: Sequence[Path]) -> Sequence[Path]:
     from tacit.api import default_sites  # noqa: PLC0415
 
@@ -331,7 +433,7 @@ def _sites(named: Sequence[Path]) -> Sequence[Path]:
         raise ConfigError(
             "site.none",
             "no site folder was found in sites/",
-            remedy="name the site folders, for example 'tacit budget show sites/north'",
+            remedy="name the site folders, for example sites/north",
         )
     return paths
 
