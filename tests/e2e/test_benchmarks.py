@@ -106,6 +106,35 @@ def test_privacy(tmp_path):
     assert {"<= 20", "<= 1.005"} <= set(targets)
 
 
+CONNECTOR_PARTS = (
+    *("structured", "whole-path", "tokens", "ff1-rate", "scan", "canaries"),
+    *("decisions-reading",),
+)
+
+
+def test_connectors(tmp_path):
+    found = benchmark("connectors.py", tmp_path, CONNECTOR_PARTS)
+    check_schema(found)
+    targets = {entry["target"] for entry in found["rows"]} - {None}
+    assert targets == {">= 2", "<= 1.2", ">= 10", ">= 700", ">= 100", "<= 0", "<= 1"}
+    by_name = {entry["name"]: entry["value"] for entry in found["rows"]}
+    assert by_name["cells of non-kept columns found"] == 0
+    assert by_name["policy decisions for one data set"] == 1
+
+
+def test_both_ways_of_the_path_give_the_same_gradient(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    paths = importlib.import_module("support.connector_paths")
+    with paths.written(500, coarse=False) as setting:
+        batch = setting.whole()
+        ours = paths.gradient(batch.features, batch.labels)
+        plain = paths.plain_gradient(setting.path)
+    assert batch.extra.column_names == []
+    # Ages are the one feature that the contract makes coarser.
+    assert np.allclose(ours[1:], plain[1:], rtol=1e-12)
+    assert ours[0] == pytest.approx(plain[0], abs=5)
+
+
 def machine_module():
     path = BENCHMARKS / "support" / "machine.py"
     spec = importlib.util.spec_from_file_location("benchmark_machine", path)
