@@ -18,8 +18,12 @@ from tacit.evidence import claims_identity, claims_privacy, claims_rounds
 from tacit.evidence.report import CLAIMS
 from tacit.party.config import SiteConfig
 from tacit.party.job import JobSpec
-from tacit.policy.cedar import SCHEMA, Request
+from tacit.policy.cases import CaseFile
+from tacit.policy.column import ALLOWED_METHODS
 from tacit.policy.contract import Contract
+from tacit.policy.request import CONTEXT_KINDS, Request
+from tacit.policy.rules import BUILT_IN_RULES
+from tacit.policy.transform import FEATURE_METHODS, KEYED_METHODS, METHODS
 from tacit.trust.roster import RosterFile
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -36,7 +40,7 @@ LIMITS = {
 LOGS = ("self.log", "self._party.log")
 LOGGERS = {
     "leader": ("coordinator",),
-    "site": ("site", "admission"),
+    "site": ("site", "admission", "data"),
     "leader, site": ("heads",),
     "helper": ("helper",),
 }
@@ -138,7 +142,8 @@ def _key(name: str, item: Mapping[str, Any], required: bool) -> dict[str, str]:
 
 def _values(item: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the values of a table with free names must be; nothing for anything else."""
-    found = item.get("additionalProperties")
+    patterns = item.get("patternProperties", {}).values()
+    found = item.get("additionalProperties") or next(iter(patterns), None)
     return found if isinstance(found, Mapping) else {}
 
 
@@ -147,7 +152,9 @@ def _type(option: Mapping[str, Any]) -> str:
         of = option["items"].get("anyOf", [option["items"]])
         return f"array of {' or '.join(_type(kind) for kind in of)}"
     if option.get("type") == "object":
-        return f"table of {_type(option['additionalProperties'])}"
+        return f"table of {_type(_values(option))}"
+    if "anyOf" in option:
+        return " or ".join(dict.fromkeys(_type(kind) for kind in option["anyOf"]))
     return option.get("format") or option["type"]
 
 
@@ -184,6 +191,35 @@ def _after_colon(text: str) -> str:
     """The docstring of a table without the repeated name of the table."""
     text = re.sub(r"^`[^`]+`: ", "", text)
     return text[0].lower() + text[1:]
+
+
+def classes() -> str:
+    """What may become of a column of each class."""
+    rows = [
+        {"classification": f"`{name}`", "methods": ", ".join(f"`{method}`" for method in methods)}
+        for name, methods in ALLOWED_METHODS.items()
+    ]
+    return _markdown(rows) + "\n"
+
+
+def methods() -> str:
+    """Where each method may stand, and what it takes."""
+    rows = [
+        {
+            "method": f"`{name}`",
+            "logicalType": "every"
+            if name == "drop"
+            else ", ".join(f"`{kind}`" for kind in fit.types),
+            "keys": ", ".join(
+                [f"`{key}`" for key in sorted(fit.required)]
+                + [f"`{key}` (optional)" for key in sorted(fit.optional)]
+            ),
+            "may be trained on": "yes" if name in FEATURE_METHODS else "no",
+            "under a key of the site": "yes" if name in KEYED_METHODS else "no",
+        }
+        for name, fit in METHODS.items()
+    ]
+    return _markdown(rows) + "\n"
 
 
 # --- command line ----------------------------------------------------------------------------------
@@ -239,13 +275,26 @@ def _sentence(text: str | None) -> str:
 
 def attributes() -> str:
     """What a rule can speak about."""
-    types = dict(re.findall(r"^    (\w+): (.+),$", SCHEMA, re.MULTILINE))
-    rows = []
-    for name, text in _arguments(Request).items():
-        where = {"principal": "principal", "dataset": "resource"}.get(name, f"context.{name}")
-        kind = {"principal": "Party", "resource": "Dataset"}.get(where) or types[name]
-        rows.append({"attribute": f"`{where}`", "Cedar type": f"`{kind}`", "meaning": text})
-    return _markdown(rows) + "\n"
+    texts = _arguments(Request)
+    rows = [
+        ("principal", "Party", texts["principal"]),
+        ("resource", "Dataset", texts["dataset"]),
+        *((f"context.{name}", kind, _meaning(name)) for name, kind in CONTEXT_KINDS.items()),
+    ]
+    keys = ("attribute", "Cedar type", "meaning")
+    quoted = [(f"`{name}`", f"`{kind}`", text) for name, kind, text in rows]
+    return _markdown([dict(zip(keys, row, strict=True)) for row in quoted]) + "\n"
+
+
+def _meaning(name: str) -> str:
+    """Of an attribute of the request: an argument, or what follows from others."""
+    return _arguments(Request).get(name) or _plain(inspect.getdoc(getattr(Request, name)) or "")
+
+
+def built_in() -> str:
+    """The rules that are part of every policy."""
+    parts = [f'@id("{name}")\n{text.strip()}' for name, text in BUILT_IN_RULES.items()]
+    return "```cedar\n" + "\n\n".join(parts) + "\n```\n"
 
 
 def _arguments(owner: type) -> dict[str, str]:
@@ -314,9 +363,13 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "job": lambda: configuration(JobSpec),
     "site": lambda: configuration(SiteConfig),
     "contract": lambda: configuration(Contract),
+    "classes": classes,
+    "methods": methods,
     "federation": lambda: configuration(RosterFile),
     "commands": commands,
     "attributes": attributes,
+    "built-in": built_in,
+    "policy-tests": lambda: configuration(CaseFile),
     "claims": claims,
     "events": events,
 }

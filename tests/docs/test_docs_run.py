@@ -31,7 +31,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "docs/tutorial.md", "docs/reference/errors.md"]
+PAGES = [
+    *("README.md", "docs/tutorial.md", "docs/reference/errors.md"),
+    *("docs/how-to/connect-a-hospital-database.md", "docs/how-to/write-and-test-a-policy.md"),
+]
 TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- test: (?P<kind>[a-z]+) ?(?P<argument>[^\n]*?) -->\n)?"

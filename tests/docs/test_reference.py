@@ -16,7 +16,9 @@ from tacit.config import Table
 from tacit.evidence import layout
 from tacit.party.config import SiteConfig
 from tacit.party.job import JobSpec
+from tacit.policy.column import ALLOWED_METHODS
 from tacit.policy.contract import Contract
+from tacit.policy.transform import METHODS
 from tacit.trust.roster import RosterFile
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -65,8 +67,19 @@ def test_every_table_and_key_is_listed() -> None:
     listed = {
         heading: [key["key"] for key in keys] for heading, _, keys in generator.tables(Contract)
     }
-    assert set(listed) == {"", "[source]", "[[columns]]", "[columns.generalise]"}
-    assert {"`class`", "`bounds_source`"} <= set(listed["[[columns]]"])
+    tables = {"", "[server]", "[anonymity]", "[[properties]]"}
+    assert set(listed) == tables | {"[properties.transform]", "[properties.logicalTypeOptions]"}
+    assert {"`classification`", "`bounds_source`"} <= set(listed["[[properties]]"])
+    assert "`endpointUrl`" in listed["[server]"]
+
+
+def test_every_class_and_method_is_listed() -> None:
+    classes, methods = generator.classes(), generator.methods()
+    assert re.findall(r"^\| `([a-z-]+)`", classes, re.MULTILINE) == list(ALLOWED_METHODS)
+    assert re.findall(r"^\| `([a-z0-9-]+)`", methods, re.MULTILINE) == list(METHODS)
+    assert (
+        "| `age` | `date`, `integer` | `on` (optional), `width` (optional) | yes | no |" in methods
+    )
 
 
 def test_a_planted_key_without_a_description_is_found() -> None:
