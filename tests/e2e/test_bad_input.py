@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tacit.cli import main
 from tacit.demo.layout import lock_site
 from tacit.engine import local
 from tacit.engine.budgets import read_budget
+from tacit.testing.commands import tacit
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import SITES, write_small_federation
 from tacit.trust.identity import Identity
@@ -266,14 +266,6 @@ def base(tmp_path, monkeypatch):
     write_small_federation(folder)
     monkeypatch.chdir(folder)
     return folder
-
-
-def tacit(capsys, *arguments):
-    capsys.readouterr()
-    code = main(list(arguments))
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
 
 
 def nothing_happened(base):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tacit.cli import main
 from tacit.demo.layout import lock_site
+from tacit.testing.commands import as_json, edit, tacit
 from tacit.testing.federation import SITES, write_small_federation
 
 NORTH = Path("sites/north")
@@ -23,29 +23,6 @@ def base(tmp_path, monkeypatch):
         edit(site / "site.toml", "epsilon = 1.2", "epsilon = 3.0")
     monkeypatch.chdir(folder)
     return folder
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def tacit(capsys, *arguments):
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
-
-
-def as_json(capsys, *arguments):
-    code, out, _ = tacit(capsys, *arguments, "--json")
-    return code, json.loads(out)
 
 
 def run(capsys):

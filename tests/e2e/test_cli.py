@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tacit import files
-from tacit.cli import main
 from tacit.party.job import JobSpec
 from tacit.session import Session
+from tacit.testing.commands import as_json, tacit
 from tacit.testing.federation import SITES, WITHOUT_NOISE, write_small_federation
 
 
@@ -22,26 +22,6 @@ def base(tmp_path, monkeypatch):
     write_small_federation(folder)
     monkeypatch.chdir(folder)
     return folder
-
-
-def tacit(capsys, *arguments):
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
-
-
-def as_json(capsys, *arguments):
-    """Exit code and the one JSON object on standard output."""
-    code, out, _ = tacit(capsys, *arguments, "--json")
-    record = json.loads(out)
-    assert isinstance(record, dict)
-    return code, record
 
 
 def total(site):

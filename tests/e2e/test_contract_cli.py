@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from tacit.cli import main
 from tacit.connect import KeyFolder
 from tacit.contracts import server_of
+from tacit.testing.commands import edit, tacit
 
 CONTRACT = """\
 apiVersion = "v3.1.0"
@@ -77,24 +77,6 @@ def base(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     return tmp_path
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def tacit(capsys, *arguments):
-    """Exit code, standard output, standard error."""
-    capsys.readouterr()
-    try:
-        code = main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return code, captured.out, captured.err
 
 
 def words(out):

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tacit.config import parse_table
 from tacit.connect.rows import expression
-from tacit.policy import Contract, Policy, Request, RowFilter
+from tacit.policy import Contract, Policy, RowFilter
 from tacit.policy.request import cedar_datetime
 from tacit.policy.rules import policy_set
-from tacit.types import Milliseconds, PartyName
+from tacit.testing.policies import REQUEST
+from tacit.types import Milliseconds
 
 DAYS = [date(2020, 1, 1), date(2021, 6, 30)]
 CELLS = {
@@ -38,25 +39,6 @@ TYPES = {
     "seen": ("timestamp", pa.timestamp("us", "UTC")),
 }
 PLACE = 'resource["place of birth"]'
-REQUEST = Request(
-    principal=PartyName("coordinator"),
-    dataset="records",
-    purpose="research",
-    region="eu",
-    leader_region="eu",
-    helper_regions=frozenset({"eu"}),
-    data_region="eu",
-    now=Milliseconds(1_795_687_200_000),
-    aggregation="masked",
-    epsilon_milli=900,
-    unit="record",
-    helpers=4,
-    max_colluding=1,
-    min_cohort=4,
-    own_helper=True,
-    own_noise=False,
-    code="pinned",
-)
 
 TEXTS = st.sampled_from([PLACE, '"eu"', '"a\\"b*\\\\%_"', "context.region", '""'])
 LONGS = st.sampled_from(["resource.age", "40", "-1", "context.helpers", "90"])

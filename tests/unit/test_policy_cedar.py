@@ -7,28 +7,11 @@ from pathlib import Path
 import pytest
 
 from tacit.errors import ConfigError, PolicyDenied
-from tacit.policy import UNBOUNDED_EPSILON, Policy, Request
-from tacit.types import Milliseconds, PartyName
+from tacit.policy import UNBOUNDED_EPSILON, Policy
+from tacit.testing.policies import REQUEST
+from tacit.types import Milliseconds
 
-REQUEST = Request(
-    principal=PartyName("coordinator"),
-    dataset="diagnosis",
-    purpose="research",
-    region="eu",
-    leader_region="uk",
-    helper_regions=frozenset({"eu"}),
-    data_region="eu",
-    now=Milliseconds(1_795_687_200_000),
-    aggregation="masked",
-    epsilon_milli=900,
-    unit="record",
-    helpers=4,
-    max_colluding=1,
-    min_cohort=4,
-    own_helper=True,
-    own_noise=False,
-    code="pinned",
-)
+REQUEST = replace(REQUEST, dataset="diagnosis", leader_region="uk")
 
 RESEARCH = """
 // The one purpose that the board has approved; a ";" in a comment ends nothing.
