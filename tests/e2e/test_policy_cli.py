@@ -17,7 +17,9 @@ from tacit.cli import main
 from tacit.demo import layout
 from tacit.engine.folder import SiteFolder
 from tacit.engine.local import wall_clock
+from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError
+from tacit.party.admission import vouch_for_time
 from tacit.policy.lock import PolicyLock
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.federation import write_small_federation
@@ -354,4 +356,21 @@ def test_an_older_policy_with_its_older_lock_does_not_come_back(
     (north,) = [item["error"] for item in answers if item["site"] == "north"]
     assert north["code"] == "policy.replayed"
     layout.lock_site(site)
+    assert main(["check", "--json"]) == 0
+
+
+def test_an_approver_ends_what_a_clock_that_ran_ahead_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_small_federation(tmp_path / "small")
+    monkeypatch.chdir(tmp_path / "small")
+    store = SqliteStore(Path("sites/north/state/tacit.db"))
+    vouch_for_time(store, Milliseconds(0), Milliseconds(wall_clock() + 10**9))
+    store.close()
+    assert main(["check", "--json"]) == 1
+    answers = json.loads(capsys.readouterr().out)["sites"]
+    (north,) = [item["error"] for item in answers if item["site"] == "north"]
+    assert north["code"] == "site.clock"
+    assert "tacit policy lock" in north["remedy"]
+    assert main(["policy", "lock", "sites/north"]) == 0
     assert main(["check", "--json"]) == 0

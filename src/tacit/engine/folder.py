@@ -14,7 +14,7 @@ from tacit.engine.local import wall_clock
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
-from tacit.party.admission import SiteSetup
+from tacit.party.admission import SiteSetup, vouch_for_time
 from tacit.party.base import Ports
 from tacit.party.config import SiteConfig
 from tacit.party.helper import Helper
@@ -160,6 +160,13 @@ class SiteFolder:
         return verify_lock(
             self.path / LOCK_FILE, self.parts, self.config.policy, site=self.name, now=now
         )
+
+    def vouch_for_time(self, locked_at: Milliseconds, now: Milliseconds) -> None:
+        """Takes an approver's word for the time, if the site has any state; see ``vouch_for_time``."""
+        if (self.path / STATE).exists():
+            store = SqliteStore(self.path / STATE)
+            vouch_for_time(store, locked_at, now)
+            store.close()
 
     def parties(
         self, roster: Roster, load_model: LoadModel, world: World, *, pinned: bool = True

@@ -29,10 +29,10 @@ from tacit.policy.request import Request
 from tacit.policy.rows import RowFilter
 from tacit.policy.schema import Schema, schema_difference
 from tacit.privacy.budget import Budget, Heads
-from tacit.types import Digest, Milliseconds, PartyName
+from tacit.types import Digest, Milliseconds, PartyName, Store
 from tacit.wire.messages import Accept
 
-__all__ = ["Admission", "DataSource", "Examination", "SiteSetup", "guarded"]
+__all__ = ["Admission", "DataSource", "Examination", "SiteSetup", "guarded", "vouch_for_time"]
 
 
 class DataSource(Protocol):
@@ -330,14 +330,16 @@ class Admission:
                 "policy.replayed",
                 f"the policy of site {self._party.address.party} is an older one than it decided by "
                 "before, with its older lock",
-                remedy="restore the present policy, or approve this one anew: 'tacit policy lock'",
+                remedy="restore the present policy, or have an approver approve this one anew: 'tacit "
+                "policy lock'",
             )
         known = self._party.ports.store.get(POLICY, LAST_DECISION)
         if known is not None and now + CLOCK_TOLERANCE < int(known):
             raise ConfigError(
                 "site.clock",
                 f"the clock of site {self._party.address.party} is behind its own last policy decision",
-                remedy="correct the clock; rules with an end date cannot be trusted meanwhile",
+                remedy="correct the clock; if it ran ahead before and is right now, an approver says so "
+                "by 'tacit policy lock'",
             )
 
     def check_data(self, terms: Terms, contract: Contract) -> None:
@@ -429,6 +431,19 @@ class Admission:
         with guarded(self._party.address.party):
             built.prepare_private(batch, self._party.ports.entropy.draw(KEY_BYTES))
         return Examination(rules=permission.rules, rows=permission.rows, receipt=batch.receipt)
+
+
+def vouch_for_time(store: Store, locked_at: Milliseconds, now: Milliseconds) -> None:
+    """An approver says that the clock is right: later times that a site remembers were wrong.
+
+    Args:
+        store: The site's state.
+        locked_at: Time of the lock that was approved.
+        now: The time.
+    """
+    with store.transaction():
+        store.put(POLICY, LAST_DECISION, b"%d" % now)
+        store.put(POLICY, LAST_LOCK, b"%d" % locked_at)
 
 
 def _rules_of(refusal: PolicyDenied | None) -> tuple[str, ...]:

@@ -396,6 +396,7 @@ def _locked(site: SiteFolder, approver: str, signer: Identity, tests: int) -> di
         current = PolicyLock.new(site.name, site.parts, now)
     current = current.approved(approver, signer)
     current.write(path)
+    site.vouch_for_time(current.time, now)
     problem = ""
     try:
         verify_lock(path, site.parts, site.config.policy, site=site.name, now=now)
