@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -169,14 +170,15 @@ class Reading:
         # The digest of one batch is computed while the next one is sanitised.
         with ThreadPoolExecutor(1, thread_name_prefix="tacit-digest") as digester:
             waiting: _Waiting | None = None
-            for piece in _pieces(source, plan):
-                part = self._part(piece, sanitiser)
-                if gate is not None:
-                    part = _gated(piece.place, part, gate, left_out)
-                following = _Waiting(part, digester.submit(_data_digest, part.made))
-                if waiting is not None:
-                    yield from self._finished(waiting, made_by)
-                waiting = following
+            with closing(_pieces(source, plan)) as pieces:
+                for piece in pieces:
+                    part = self._part(piece, sanitiser)
+                    if gate is not None:
+                        part = _gated(piece.place, part, gate, left_out)
+                    following = _Waiting(part, digester.submit(_data_digest, part.made))
+                    if waiting is not None:
+                        yield from self._finished(waiting, made_by)
+                    waiting = following
             if gate is not None:
                 gate.require_all_again(source.place)
             if waiting is not None:
@@ -249,8 +251,9 @@ class Reading:
             if column.classification == "sensitive" and column.method != "drop"
         )
         gate = Gate(anonymity, self.contract.quasi_identifiers, sensitive)
-        for piece in _pieces(source, plan):
-            gate.see(self._part(piece, sanitiser).gated)
+        with closing(_pieces(source, plan)) as pieces:
+            for piece in pieces:
+                gate.see(self._part(piece, sanitiser).gated)
         self.quarantined.clear()  # The second pass lists them again.
         return gate, gate.require(source.place)
 
@@ -429,8 +432,12 @@ class _Forgotten:
         return os.urandom(KEY_BYTES)
 
 
-def _pieces(source: Source, plan: Plan) -> Iterator[Piece]:
-    """Raw batches with rows, each decoded while the one before it is sanitised."""
+def _pieces(source: Source, plan: Plan) -> Generator[Piece]:
+    """Raw batches with rows, each decoded while the one before it is sanitised.
+
+    To be closed by who iterates: left to the garbage collector, that could happen in the decoding thread,
+    which would then wait for itself.
+    """
     pieces, checked = _decoded(source, plan), False
     # One thread of its own, because some drivers want all calls from the thread that began.
     with ThreadPoolExecutor(1, thread_name_prefix="tacit-source") as decoder:
