@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +14,13 @@ from tacit.party.job import JobSpec
 from tacit.policy.cedar import Policy, Request
 from tacit.policy.contract import Contract
 from tacit.testing.entropy import SeededEntropy
-from tacit.testing.permissions import NOON, permission
+from tacit.testing.permissions import permission
+from tacit.testing.policies import REQUEST
 from tacit.trust.roster import Roster
-from tacit.types import PartyName
 
 
 def request(epsilon_milli: int) -> Request:
-    return Request(
-        principal=PartyName("coordinator"),
-        dataset="digits",
-        purpose="research",
-        region="eu",
-        leader_region="eu",
-        helper_regions=frozenset({"eu"}),
-        data_region="eu",
-        now=NOON,
-        aggregation="masked",
-        epsilon_milli=epsilon_milli,
-        unit="record",
-        helpers=8,
-        max_colluding=1,
-        min_cohort=8,
-        own_helper=True,
-        own_noise=False,
-        code="pinned",
-    )
+    return replace(REQUEST, dataset="digits", epsilon_milli=epsilon_milli, helpers=8, min_cohort=8)
 
 
 def test_digits_are_held_once_by_eight_clients() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from tacit.party.job import JobSpec
 from tacit.policy.cedar import UNBOUNDED_EPSILON, Policy, Request
 from tacit.policy.contract import Contract
 from tacit.testing.entropy import SeededEntropy
-from tacit.testing.permissions import NOON, FixedKeys, permission
+from tacit.testing.permissions import FixedKeys, permission
+from tacit.testing.policies import REQUEST
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Roster
 
@@ -45,27 +47,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def request(**changes: object) -> Request:
-    content: dict[str, object] = {
-        "principal": "coordinator",
-        "dataset": "diagnosis",
-        "purpose": "research",
-        "region": "eu",
-        "leader_region": "eu",
-        "helper_regions": frozenset({"eu", "uk"}),
-        "data_region": "eu",
-        "now": NOON,
-        "aggregation": "masked",
-        "epsilon_milli": 900,
-        "unit": "record",
-        "helpers": 4,
-        "max_colluding": 1,
-        "min_cohort": 4,
-        "own_helper": True,
-        "own_noise": False,
-        "code": "pinned",
-        **changes,
-    }
-    return Request(**content)  # type: ignore[arg-type]
+    regions = frozenset({"eu", "uk"})
+    ours = replace(REQUEST, dataset="diagnosis", helper_regions=regions, min_cohort=4)
+    return replace(ours, **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 100])

@@ -42,21 +42,7 @@ Category = Literal[
     "criminal-convictions",
 ]
 
-_COARSER: tuple[Method, ...] = (
-    "drop",
-    "token",
-    "ff1",
-    "mask",
-    "prefix",
-    "zip3",
-    "year",
-    "decade",
-    "age",
-    "bins",
-    "clamp",
-    "date-shift",
-    "vocabulary",
-)
+_COARSER = tuple(method for method in METHODS if method not in ("keep", "quarantine"))
 ALLOWED_METHODS: dict[str, tuple[Method, ...]] = {
     "identifier": ("drop", "token", "ff1", "mask"),
     "quasi-identifier": _COARSER,

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -21,7 +19,6 @@ from tacit.errors import ConfigError, LocalProtocolError, TacitError
 
 __all__ = [
     "BROKEN",
-    "ahead",
     "attempt",
     "cell_error",
     "check_columns",
@@ -74,15 +71,6 @@ def take(iterator: Iterator[Item]) -> Iterator[Item]:
     for item in iterator:
         yield item
         return
-
-
-def ahead(items: Generator[Item]) -> Iterator[Item]:
-    """The same items, the next one of which is made in a thread of its own while one is in use."""
-    with closing(items), ThreadPoolExecutor(1, "tacit-read") as pool:
-        coming = pool.submit(lambda: list(take(items)))
-        while found := coming.result():
-            coming = pool.submit(lambda: list(take(items)))
-            yield found.pop()
 
 
 def optional(module: str, package: str) -> ModuleType:

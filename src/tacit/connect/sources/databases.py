@@ -12,7 +12,6 @@ from pyarrow import compute
 
 from tacit.connect.sources.base import Piece, Request
 from tacit.connect.sources.checks import (
-    ahead,
     attempt,
     check_columns,
     check_wanted,
@@ -108,7 +107,7 @@ class DatabaseSource:
     ) -> Iterator[Piece]:
         """Streams the columns; of the others, only those that the filter reads leave the database."""
         check_wanted(declared, wanted)
-        return steady(ahead(self._pieces(Request(tuple(declared), tuple(wanted), where))))
+        return steady(self._pieces(Request(tuple(declared), tuple(wanted), where)))
 
     def _pieces(self, request: Request) -> Generator[Piece]:
         rows = 0

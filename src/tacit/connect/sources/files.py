@@ -15,7 +15,6 @@ from pyarrow import compute
 from tacit.connect.sources.base import Piece, Request
 from tacit.connect.sources.checks import (
     BROKEN,
-    ahead,
     attempt,
     check_wanted,
     missing_error,
@@ -140,9 +139,7 @@ class FileSource:
         for file in self.files():
             rows = 0
             found = self.form.batches(file, request)
-            # Worth it over a network, and for CSV, which one thread parses; several threads decode
-            # local columns anyway.
-            for batch in ahead(found) if file.remote or self.text else found:
+            for batch in found:
                 yield Piece(file.place, rows, batch)
                 rows += batch.num_rows
 
