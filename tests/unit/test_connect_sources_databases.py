@@ -19,6 +19,7 @@ from tacit.config import parse_table
 from tacit.connect.sources import BATCH_ROWS, Source, checks, open_source, read_secret
 from tacit.errors import ConfigError, LocalProtocolError, TacitError, TransportError
 from tacit.policy.server import Server
+from tacit.testing import sources
 
 SECRET = "CANARY-4711"
 
@@ -40,17 +41,7 @@ def read(source: Source, *wanted: str, where: Any = None) -> pa.Table:
 
 
 def refused(kind: type[TacitError], code: str, source: Source, *declared: str) -> TacitError:
-    """The error of reading everything, which must quote no value anywhere."""
-    with pytest.raises(kind) as caught:
-        names = declared or tuple(source.schema().names)
-        list(source.batches(names, names))
-    error = caught.value
-    assert error.code == code
-    assert error.remedy
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert SECRET not in "".join(traceback.format_exception(error))
-    return error
+    return sources.refused(kind, code, source, *declared, secret=SECRET)
 
 
 # --- SQLite ----------------------------------------------------------------------------------------

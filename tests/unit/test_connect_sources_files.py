@@ -4,7 +4,6 @@ import gzip
 import resource
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tacit.config import parse_table
 from tacit.connect.sources import BATCH_ROWS, Piece, Source, checks, csv_files, open_source
 from tacit.errors import ConfigError, LocalProtocolError, TacitError
 from tacit.policy.server import Server
+from tacit.testing import sources
 
 SECRET = "CANARY-4711"
 FORMATS = ["csv", "parquet", "arrow"]
@@ -57,16 +57,7 @@ def joined(pieces: list[Piece]) -> dict[str, list[Any]]:
 def refused(
     source: Source, code: str = "connect.source", declared: tuple[str, ...] = ("a", "b", "c")
 ) -> TacitError:
-    """The error of reading everything: it comes from the iterator, and quotes no value."""
-    with pytest.raises(ConfigError) as caught:
-        list(source.batches(declared, declared))
-    error = caught.value
-    assert error.code == code
-    assert error.remedy
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert SECRET not in "".join(traceback.format_exception(error))
-    return error
+    return sources.refused(ConfigError, code, source, *declared, secret=SECRET)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -314,6 +305,7 @@ from pathlib import Path
 from pyarrow import parquet
 from tacit.connect.sources import open_source
 from tacit.policy.server import Server
+from tacit.testing import sources
 
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from tacit.connect.sources import BATCH_ROWS, Source, open_source
 from tacit.errors import ConfigError, TacitError, TransportError
 from tacit.policy.rows import Apply, Cell, Literal, RowFilter
 from tacit.policy.server import Server
+from tacit.testing import sources
 
 SECRET = "CANARY-4711"
 
@@ -58,16 +58,7 @@ def rows(source: Source, *wanted: str, where: Any = None) -> pa.Table:
 def refused(
     kind: type[TacitError], code: str, source: Source, *declared: str, secret: str = SECRET
 ) -> TacitError:
-    with pytest.raises(kind) as caught:
-        names = declared or tuple(source.schema().names)
-        list(source.batches(names, names))
-    error = caught.value
-    assert error.code == code
-    assert error.remedy
-    assert error.__cause__ is None
-    assert error.__context__ is None
-    assert secret not in "".join(traceback.format_exception(error))
-    return error
+    return sources.refused(kind, code, source, *declared, secret=secret)
 
 
 TYPES = """SELECT 7::int AS i, 8::bigint AS "B b", 1.25::numeric(9, 2) AS n, 2.5::float8 AS d, 'x'::text AS t,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyarrow import compute
@@ -26,11 +26,13 @@ __all__ = [
     "Database",
     "DatabaseSource",
     "Session",
+    "connected",
     "lost_error",
     "missing_table",
     "query_error",
     "quoted",
     "relation",
+    "table_of",
 ]
 
 
@@ -129,6 +131,22 @@ class DatabaseSource:
         schema = attempt(lambda: session.schema(names), session.explain, session.broken)
         needed = needed_columns(self.place, request, schema)
         return pa.schema([schema.field(name) for name in needed])
+
+
+@contextmanager
+def connected(
+    connect: Callable[[], Any],
+    explain: Callable[[Exception], TacitError],
+    broken: tuple[type[Exception], ...],
+) -> Iterator[Any]:
+    """An open connection, closed at the end; the driver's own errors, which quote logins, stay inside."""
+    with closing(attempt(connect, explain, broken)) as connection:
+        yield connection
+
+
+def table_of(server: Server) -> str:
+    """The table, or that it is a query, for errors."""
+    return "query" if server.query else f"table {server.table}"
 
 
 def quoted(name: str) -> str:

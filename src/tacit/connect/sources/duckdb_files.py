@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from tacit.connect.sources.base import BATCH_ROWS
-from tacit.connect.sources.checks import BROKEN, attempt, missing_error, optional, source_error
+from tacit.connect.sources.checks import BROKEN, missing_error, optional, source_error
 from tacit.connect.sources.databases import (
+    connected,
     lost_error,
     missing_table,
     query_error,
     quoted,
     relation,
+    table_of,
 )
 from tacit.errors import TacitError
 from tacit.policy.server import Server
@@ -57,7 +59,7 @@ class Duckdb:
     @property
     def place(self) -> str:
         """File, and table."""
-        return f"{self.path}, " + ("query" if self.server.query else f"table {self.server.table}")
+        return f"{self.path}, {table_of(self.server)}"
 
     @contextmanager
     def connect(self) -> Iterator[_Session]:
@@ -66,12 +68,11 @@ class Duckdb:
         if not self.path.is_file():
             raise missing_error(str(self.path), "database file", "path")
         broken = (*BROKEN, duckdb.Error)
-        connection = attempt(
+        with connected(
             lambda: duckdb.connect(str(self.path), read_only=True, config=CONFIG),
             lambda error: _explain(self.place, error),
             broken,
-        )
-        with closing(connection):
+        ) as connection:
             yield _Session(self.place, relation(self.server), connection, broken)
 
 

@@ -10,13 +10,15 @@ from urllib.parse import quote, urlencode
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from tacit.connect.sources.checks import BROKEN, attempt, optional
+from tacit.connect.sources.checks import BROKEN, optional
 from tacit.connect.sources.databases import (
+    connected,
     lost_error,
     missing_table,
     query_error,
     quoted,
     relation,
+    table_of,
 )
 from tacit.errors import ConfigError, TacitError
 from tacit.policy.server import Server
@@ -66,20 +68,19 @@ class Postgres:
     def place(self) -> str:
         """``postgres://host:port/database``, and the table."""
         server = self.server
-        table = "query" if server.query else f"table {server.table}"
-        return f"postgres://{server.host}:{server.port or 5432}/{server.database}, {table}"
+        where = f"{server.host}:{server.port or 5432}/{server.database}"
+        return f"postgres://{where}, {table_of(server)}"
 
     @contextmanager
     def connect(self) -> Iterator[_Session]:
         """One session, in one read-only transaction."""
         dbapi = optional("adbc_driver_postgresql.dbapi", "tacit[postgres]")
         broken = (*BROKEN, dbapi.Error)
-        connection = attempt(
+        with connected(
             lambda: dbapi.connect(_uri(self.server, self.login), autocommit=False),
             lambda error: _refused(self, str(error)),
             broken,
-        )
-        with closing(connection):
+        ) as connection:
             yield _Session(self.place, relation(self.server), connection, broken)
 
 

@@ -15,17 +15,18 @@ from pyarrow import compute
 from tacit.connect.sources.base import BATCH_ROWS
 from tacit.connect.sources.checks import (
     BROKEN,
-    attempt,
     cell_error,
     missing_error,
     optional,
     source_error,
 )
 from tacit.connect.sources.databases import (
+    connected,
     lost_error,
     missing_table,
     query_error,
     quoted,
+    table_of,
 )
 from tacit.errors import ConfigError, TacitError
 from tacit.policy.server import Server
@@ -64,7 +65,7 @@ class Sqlite:
     @property
     def place(self) -> str:
         """File, and table."""
-        return f"{self.path}, " + ("query" if self.server.query else f"table {self.server.table}")
+        return f"{self.path}, {table_of(self.server)}"
 
     @contextmanager
     def connect(self) -> Iterator[_Session]:
@@ -74,12 +75,11 @@ class Sqlite:
             raise missing_error(str(self.path), "database file", "path")
         broken = (*BROKEN, dbapi.Error)
         uri = f"file:{quote(str(self.path.absolute()))}?mode=ro"
-        connection = attempt(
+        with connected(
             lambda: dbapi.connect(uri, autocommit=False),
             lambda error: _explain(self.place, error),
             broken,
-        )
-        with closing(connection):
+        ) as connection:
             yield _Session(self.place, self.server, connection, broken)
 
 
