@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tacit.errors import LedgerError, LocalProtocolError
-from tacit.ledger.merkle import EMPTY_ROOT, Tree, leaf_hash, verify_consistency, verify_inclusion
+from tacit.ledger.merkle import (
+    EMPTY_ROOT,
+    CompactRange,
+    Tree,
+    leaf_hash,
+    verify_consistency,
+    verify_inclusion,
+)
+from tacit.types import Digest
 
 # The reference tree of certificate-transparency (RFC 6962): 8 leaves and the root at every size.
 LEAVES = (
@@ -44,15 +52,59 @@ def test_reference_roots() -> None:
     assert tree.root() == tree.root(8)
 
 
-def test_reference_proofs() -> None:
+A = "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e"
+B = "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7"
+C = "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b"
+D = "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0"
+E = "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a"
+F = "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4"
+
+
+@pytest.mark.parametrize(
+    ("index", "size", "path"),
+    [
+        (0, 1, ()),
+        (0, 8, (B, A, F)),
+        (5, 8, (C, D, ROOTS[4])),
+        (2, 3, (ROOTS[2],)),
+        (1, 5, (ROOTS[1], A, C)),
+    ],
+)
+def test_reference_inclusion_proofs(index: int, size: int, path: tuple[str, ...]) -> None:
     tree = reference_tree()
-    assert [node.hex() for node in tree.inclusion_proof(0)] == [
-        "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
-        "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
-        "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
-    ]
-    assert tree.consistency_proof(6)[0] == tree._subtree(4, 6)
-    verify_consistency(6, 8, tree.root(6), tree.root(8), tree.consistency_proof(6))
+    proof = tree.inclusion_proof(index, size)
+    assert tuple(node.hex() for node in proof) == path
+    leaf = leaf_hash(bytes.fromhex(LEAVES[index]))
+    verify_inclusion(leaf, index, size, proof, bytes.fromhex(ROOTS[size]))
+
+
+@pytest.mark.parametrize(
+    ("old", "size", "path"),
+    [(1, 1, ()), (1, 8, (B, A, F)), (6, 8, (E, D, ROOTS[4])), (2, 5, (A, C))],
+)
+def test_reference_consistency_proofs(old: int, size: int, path: tuple[str, ...]) -> None:
+    proof = reference_tree().consistency_proof(old, size)
+    assert tuple(node.hex() for node in proof) == path
+    roots = (bytes.fromhex(ROOTS[old]), bytes.fromhex(ROOTS[size]))
+    verify_consistency(old, size, *roots, proof)
+
+
+@pytest.mark.parametrize("start", range(9))
+def test_a_compact_range_continues_from_the_peaks_of_any_size(start: int) -> None:
+    tree = reference_tree()
+    rest = CompactRange(start, tree.peaks(start))
+    assert rest.root().hex() == ROOTS[start]
+    for index in range(start, 8):
+        rest.append(tree.leaf(index))
+        assert rest.root().hex() == ROOTS[index + 1]
+
+
+@pytest.mark.parametrize(("size", "peaks"), [(0, 1), (1, 0), (3, 1), (4, 2), (-1, 1)])
+def test_peaks_that_no_tree_has_are_refused(size: int, peaks: int) -> None:
+    with pytest.raises(LedgerError):
+        CompactRange(size, [EMPTY_ROOT] * peaks)
+    with pytest.raises(LedgerError):
+        CompactRange(1, [Digest(b"short")])
 
 
 def test_an_inner_node_is_not_a_leaf() -> None:
@@ -98,6 +150,10 @@ def test_truncated_tree_equals_the_tree_that_never_grew() -> None:
         lambda tree: tree.inclusion_proof(8),
         lambda tree: tree.inclusion_proof(-1),
         lambda tree: tree.inclusion_proof(4, 4),
+        lambda tree: tree.leaf(8),
+        lambda tree: tree.leaf(-1),
+        lambda tree: tree.peaks(9),
+        lambda tree: tree.peaks(-1),
         lambda tree: tree.consistency_proof(9),
         lambda tree: tree.consistency_proof(5, 4),
     ],

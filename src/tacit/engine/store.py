@@ -1,7 +1,11 @@
 """The durable state of a party: one SQLite file.
 
-STRICT table, write-ahead log, ``synchronous = FULL``: a committed transaction survives a crash of the
-process and of the machine. The file is created with mode 0600.
+STRICT table, write-ahead log, ``synchronous = FULL``: every commit is flushed to the disk before it
+returns, so that a committed transaction survives a crash of the process and of the machine. What was
+not committed is gone after a crash, whole: a torn tail of the write-ahead log fails its checksums. The
+file is created with mode 0600.
+
+Reference: SQLite, "Write-Ahead Logging" and "PRAGMA synchronous".
 """
 
 from __future__ import annotations
@@ -14,7 +18,10 @@ from pathlib import Path
 
 from tacit.errors import LocalProtocolError, TransportError
 
-__all__ = ["SqliteStore"]
+__all__ = ["STATE", "SqliteStore"]
+
+STATE = Path("state") / "tacit.db"
+"""Where a party's file lies in its folder."""
 
 BUSY_TIMEOUT_S = 10.0
 SCHEMA = """
@@ -32,6 +39,11 @@ class SqliteStore:
 
     Raises:
         TransportError: The file cannot be opened, or is not a Tacit state file.
+
+    Guarantee: A process that is killed, or a machine that loses power, at any byte of a write leaves a
+    file that opens with every transaction that was committed, and nothing of the one that was not; the
+    disk must keep what it has flushed
+    (tests/unit/test_engine_store.py::test_a_write_cut_at_any_byte_loses_what_was_not_committed).
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,6 +106,22 @@ class SqliteStore:
             (space, prefix, prefix + "\U0010ffff"),
         ).fetchall()
         return iter((str(key), bytes(value)) for key, value in rows)
+
+    def scrub(self) -> None:
+        """Takes what was deleted out of the file and the write-ahead log; outside any transaction.
+
+        SQLite leaves deleted bytes in free pages, in free space of pages, and in the log, until
+        something else is written over them.
+
+        Raises:
+            TransportError: Another process holds the file.
+
+        Reference: SQLite, "VACUUM", "Write-Ahead Logging" (checkpoint TRUNCATE).
+        """
+        self._execute("VACUUM")
+        (busy, _, _) = self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise self._broken(RuntimeError("another process is reading, so that the log stays"))
 
     def close(self) -> None:
         """Closes the file."""

@@ -6,14 +6,16 @@ Whatever releases information is appended first and acted on after the commit.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
 from urllib.parse import quote
 
-import rfc8785
-
-from tacit.errors import LedgerError, LocalProtocolError, TacitError
-from tacit.ledger.merkle import EMPTY_ROOT, Tree, leaf_hash
+from tacit.errors import LedgerError, TacitError
+from tacit.ledger.event import Event, canonical, encode_event, run_of
+from tacit.ledger.merkle import EMPTY_ROOT, Head, Tree, leaf_hash
 from tacit.ledger.note import open_checkpoint, sign_checkpoint
+from tacit.ledger.record import LogRecord, write_record
 from tacit.types import Digest, Milliseconds, PartyName, Signer, Store
 
 __all__ = ["Log", "log_origin"]
@@ -22,11 +24,10 @@ EVENTS = "ledger-events"
 STATE = "ledger"
 HEAD = "head"
 CHECKPOINT = "checkpoint"
-EVENT_LIMIT = 2 * 1024 * 1024
-MAX_INTEGER = 2**53 - 1
-MAX_NESTING = 8
-
-Event = Mapping[str, object]
+BATCH_DIGITS = 4
+BATCH = 10**BATCH_DIGITS
+"""Events whose keys begin alike: read at once when many are."""
+FEW = 64
 
 
 def log_origin(federation: str, party: PartyName) -> str:
@@ -56,9 +57,11 @@ class Log:
         self._origin = origin
         self._signer = signer
         self._head: bytes | None = None
-        self._forget()
+        self._tree = Tree()
+        # Indices of each run's events; None has the party's own.
+        self._runs: dict[str | None, array[int]] = {}
         self._catch_up()
-        self._check_last_checkpoint()
+        self._check_last_checkpoint(self._tree)
 
     def __len__(self) -> int:
         self._catch_up()
@@ -69,7 +72,8 @@ class Log:
 
         Args:
             event: Its ``type`` and fields: text, integers below 2^53, booleans, lists and tables of
-                these. No personal data and no floats; a decimal travels as text.
+                these; names are ASCII. No personal data and no floats; a decimal travels as text.
+                With a ``run`` it belongs to that run, without it to the party itself.
             now: The time to record. The log adds it as ``time``, the index as ``seq`` and, after the
                 first event of a ``run``, the index of the run's event before it as ``previous``: an
                 auditor sees that none is missing even if runs interleave.
@@ -81,10 +85,11 @@ class Log:
         self._catch_up()
         index = len(self._tree)
         run = event.get("run")
-        own = self._runs.get(run, ()) if isinstance(run, str) else ()
-        data = _encode(event, index, now, own[-1] if own else None)
+        own = self._runs.get(run) if isinstance(run, str) else None
+        data = encode_event(event, index, now, own[-1] if own else None)
         self._store.put(EVENTS, _key(index), data)
-        self._take(index, data)
+        self._tree.append(leaf_hash(data))
+        self._note_run(index, run)
         self._head = b"%d %b" % (index + 1, self._tree.root().hex().encode())
         self._store.put(STATE, HEAD, self._head)
         return index
@@ -92,8 +97,14 @@ class Log:
     def events(self, run: str | None = None) -> list[tuple[int, bytes]]:
         """Index and canonical bytes of every event, or of those whose ``run`` field is ``run``."""
         self._catch_up()
-        indices = range(len(self._tree)) if run is None else self._runs.get(run, [])
-        return [(index, self._read(index)) for index in indices]
+        if run is None:
+            return list(enumerate(self._read_range(0, len(self._tree))))
+        return [(index, self._read(index)) for index in self._runs.get(run, ())]
+
+    def head(self) -> Head:
+        """Size and root of the log now, an open transaction's events included."""
+        self._catch_up()
+        return Head(len(self._tree), self._tree.root())
 
     def checkpoint(self) -> bytes:
         """Signs the current size and root, keeps the note in the store and returns it."""
@@ -116,20 +127,45 @@ class Log:
         self._catch_up()
         return self._tree.consistency_proof(old)
 
-    def record(self, run: str) -> bytes:
-        """The events of ``run`` with their proofs at the current size.
+    def record(self, run: str) -> LogRecord:
+        """The events of ``run`` and the party's own since it began, for whoever has the checkpoint.
 
-        One line of canonical JSON each, ``{"event":{...},"index":0,"proof":["hex",...]}``; the bytes
-        of ``event`` are the leaf. Goes with a ``checkpoint()`` taken at the same size.
+        Of a run of which nothing was logged it is empty, and begins at the end of the log. Goes with a ``checkpoint()`` taken at the same size.
         """
-        return b"".join(
-            _record_line(index, data, self._tree.inclusion_proof(index))
-            for index, data in self.events(run)
-        )
+        self._catch_up()
+        own = self._runs.get(run, array("q"))
+        start = own[0] if own else len(self._tree)
+        others = self._runs.get(None, array("q"))
+        shown = sorted(own + others[bisect_left(others, start) :])
+        return write_record(self._tree, start, ((index, self._read(index)) for index in shown))
+
+    def verify(self) -> Head:
+        """Reads the whole log from its store again, and checks it against what was signed.
+
+        Opening checks the same root; this also checks every event: that its bytes are canonical, and
+        that it names its index and the event before it in its run.
+
+        Returns:
+            The head to which the stored events lead.
+
+        Raises:
+            LedgerError: The store was tampered with.
+        """
+        size, root = _parse_head(self._store.get(STATE, HEAD), self._origin)
+        tree, last = Tree(), dict[str, int]()
+        for index, data in enumerate(self._read_range(0, size)):
+            if not _is_event(index, data, last):
+                raise _damaged(f"event {index} of log {self._origin} is not as the log writes it")
+            tree.append(leaf_hash(data))
+        if tree.root() != root:
+            raise self._astray()
+        self._check_last_checkpoint(tree)
+        return Head(size, tree.root())
 
     def _forget(self) -> None:
+        self._head = None
         self._tree = Tree()
-        self._runs: dict[str, list[int]] = {}
+        self._runs = {}
 
     def _catch_up(self) -> None:
         """Brings the tree to the store's state: on open, after a rollback, after another writer."""
@@ -137,38 +173,65 @@ class Log:
         if head == self._head:
             return
         size, root = _parse_head(head, self._origin)
-        if not self._extend(size, root):
-            self._forget()
+        try:
             if not self._extend(size, root):
-                raise _damaged(f"the events of log {self._origin} do not lead to its head")
+                self._forget()
+                if not self._extend(size, root):
+                    raise self._astray()
+        except BaseException:
+            self._forget()  # Half of a batch may be noted.
+            raise
         self._head = head
 
     def _extend(self, size: int, root: bytes) -> bool:
         """Truncates or extends the tree to ``size``; whether it then has the root."""
         if len(self._tree) > size:
             self._tree.truncate(size)
-            for run, indices in self._runs.items():
-                self._runs[run] = [index for index in indices if index < size]
-        for index in range(len(self._tree), size):
-            self._take(index, self._read(index))
+            for indices in self._runs.values():
+                del indices[bisect_left(indices, size) :]
+        for start in range(len(self._tree), size, BATCH):
+            leaves = bytearray()
+            for index, data in enumerate(self._read_range(start, min(start + BATCH, size)), start):
+                leaves += leaf_hash(data)
+                try:
+                    self._note_run(index, run_of(data))
+                except (ValueError, RecursionError) as error:
+                    raise _damaged(
+                        f"event {index} of log {self._origin} is not an event"
+                    ) from error
+            self._tree.extend(leaves)
         return self._tree.root() == root
 
-    def _take(self, index: int, data: bytes) -> None:
-        try:
-            run = json.loads(data).get("run")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise _damaged(f"event {index} of log {self._origin} is not an event") from error
-        if isinstance(run, str):
-            self._runs.setdefault(run, []).append(index)
-        self._tree.append(leaf_hash(data))
+    def _note_run(self, index: int, run: object) -> None:
+        self._runs.setdefault(run if isinstance(run, str) else None, array("q")).append(index)
 
     def _read(self, index: int) -> bytes:
         data = self._store.get(EVENTS, _key(index))
         if data is None:
-            raise _damaged(f"event {index} of log {self._origin} is missing")
+            raise self._missing(index)
         return data
 
-    def _check_last_checkpoint(self) -> None:
+    def _read_range(self, start: int, end: int) -> Iterator[bytes]:
+        """The events from ``start`` to ``end - 1``; many at a time if they are many."""
+        if end - start < FEW:
+            yield from map(self._read, range(start, end))
+            return
+        index = start
+        for batch in range(start // BATCH, (end - 1) // BATCH + 1):
+            for key, data in self._store.items(EVENTS, _key(batch * BATCH)[:-BATCH_DIGITS]):
+                if index < end and key == _key(index):
+                    yield data
+                    index += 1
+        if index < end:
+            raise self._missing(index)
+
+    def _missing(self, index: int) -> LedgerError:
+        return _damaged(f"event {index} of log {self._origin} is missing")
+
+    def _astray(self) -> LedgerError:
+        return _damaged(f"the events of log {self._origin} do not lead to its head")
+
+    def _check_last_checkpoint(self, tree: Tree) -> None:
         note = self._store.get(STATE, CHECKPOINT)
         if note is None:
             return
@@ -176,12 +239,8 @@ class Log:
             last = open_checkpoint(note, {self._origin: self._signer.public_key})
         except TacitError as error:
             raise _damaged(f"the stored checkpoint of log {self._origin} is not its own") from error
-        size = len(self._tree)
-        if (
-            last.origin != self._origin
-            or last.size > size
-            or self._tree.root(last.size) != last.root
-        ):
+        known = last.origin == self._origin and last.size <= len(tree)
+        if not known or tree.root(last.size) != last.root:
             raise _damaged(
                 f"log {self._origin} does not contain what it signed at size {last.size}"
             )
@@ -193,6 +252,20 @@ def _damaged(message: str) -> LedgerError:
         message,
         remedy="restore the party's state from a backup; never edit it",
     )
+
+
+def _is_event(index: int, data: bytes, last: dict[str, int]) -> bool:
+    """Whether the log wrote an event; ``last`` is each run's last index so far."""
+    try:
+        fields = json.loads(data)
+        run, previous = fields.get("run"), fields.get("previous")
+        if canonical(fields) != data or fields["seq"] != index or previous != last.get(run):
+            return False
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return False
+    if run is not None:
+        last[run] = index
+    return True
 
 
 def _parse_head(head: bytes | None, origin: str) -> tuple[int, bytes]:
@@ -210,44 +283,3 @@ def _parse_head(head: bytes | None, origin: str) -> tuple[int, bytes]:
 
 def _key(index: int) -> str:
     return f"{index:012d}"
-
-
-def _encode(event: Event, index: int, now: Milliseconds, previous: int | None) -> bytes:
-    """The canonical bytes of an event, which are its leaf."""
-    if not isinstance(event.get("type"), str) or event.keys() & {"seq", "time", "previous"}:
-        raise LocalProtocolError(
-            "ledger.event", "an event has a type and no seq, time or previous of its own"
-        )
-    whole = {**event, "seq": index, "time": int(now)}
-    if previous is not None:
-        whole["previous"] = previous
-    _check_value(whole, 0)
-    data = bytes(rfc8785.dumps(whole))  # type: ignore[arg-type]
-    if len(data) > EVENT_LIMIT:
-        raise LocalProtocolError("ledger.event", f"an event of {len(data)} bytes")
-    return data
-
-
-def _check_value(value: object, depth: int) -> None:
-    if depth > MAX_NESTING:
-        raise LocalProtocolError("ledger.event", "an event is too deeply nested")
-    if isinstance(value, (str, bool)):
-        return
-    if isinstance(value, int):
-        if abs(value) > MAX_INTEGER:
-            raise LocalProtocolError("ledger.event", "an integer of an event is too large")
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check_value(item, depth + 1)
-    elif isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        for item in value.values():
-            _check_value(item, depth + 1)
-    else:
-        raise LocalProtocolError(
-            "ledger.event", f"a {type(value).__name__} cannot stand in an event"
-        )
-
-
-def _record_line(index: int, data: bytes, proof: Sequence[bytes]) -> bytes:
-    hashes = ",".join(f'"{node.hex()}"' for node in proof)
-    return b'{"event":%b,"index":%d,"proof":[%b]}\n' % (data, index, hashes.encode())

@@ -7,32 +7,51 @@ Reference: RFC 6962 section 2.1 and RFC 9162 section 2.1.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 
 from tacit.errors import LedgerError, LocalProtocolError
 from tacit.types import Digest
 
-__all__ = ["EMPTY_ROOT", "Tree", "leaf_hash", "verify_consistency", "verify_inclusion"]
+__all__ = [
+    "EMPTY_ROOT",
+    "CompactRange",
+    "Head",
+    "Tree",
+    "leaf_hash",
+    "verify_consistency",
+    "verify_inclusion",
+]
 
 LEAF = b"\x00"
 NODE = b"\x01"
+SIZE = 32
+PAIR = 2 * SIZE
 
-EMPTY_ROOT = Digest(hashlib.sha256(b"").digest())
+EMPTY_ROOT = Digest(sha256(b"").digest())
 """Root of the tree without leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a log holds: its number of leaves, and the root over them."""
+
+    size: int
+    root: Digest
 
 
 def leaf_hash(data: bytes) -> Digest:
     """Hash of one leaf, SHA-256(0x00 || data)."""
-    return Digest(hashlib.sha256(LEAF + data).digest())
+    return Digest(sha256(LEAF + data).digest())
 
 
 def _node_hash(left: bytes, right: bytes) -> Digest:
-    return Digest(hashlib.sha256(NODE + left + right).digest())
+    return Digest(sha256(NODE + left + right).digest())
 
 
 class Tree:
-    """A Merkle tree in memory: keeps the hash of every complete subtree (about 64 bytes a leaf).
+    """A Merkle tree in memory: keeps the hash of every complete subtree, 64 bytes a leaf.
 
     Guarantee: Roots and proofs equal those of RFC 9162's recursive definitions at every size
     (tests/property/test_ledger_merkle.py::test_matches_the_recursive_definitions).
@@ -41,23 +60,31 @@ class Tree:
     """
 
     def __init__(self) -> None:
-        # _levels[k][i] is the hash of leaves i * 2^k to (i + 1) * 2^k - 1.
-        self._levels: list[list[Digest]] = [[]]
+        # The i-th hash in _levels[k] is that of leaves i * 2^k to (i + 1) * 2^k - 1.
+        self._levels = [bytearray()]
 
     def __len__(self) -> int:
-        return len(self._levels[0])
+        return len(self._levels[0]) // SIZE
 
     def append(self, leaf: Digest) -> int:
         """Adds a leaf hash; returns its index."""
-        node, level = leaf, 0
-        self._levels[0].append(node)
-        while len(self._levels[level]) % 2 == 0:
-            node = _node_hash(*self._levels[level][-2:])
-            level += 1
-            if level == len(self._levels):
-                self._levels.append([])
-            self._levels[level].append(node)
+        self.extend(leaf)
         return len(self) - 1
+
+    def extend(self, leaves: bytes | bytearray) -> None:
+        """Adds leaf hashes, which follow each other without a gap."""
+        levels = self._levels
+        levels[0] += leaves
+        for level, nodes in enumerate(levels):
+            if len(nodes) < PAIR:
+                return
+            if level + 1 == len(levels):
+                levels.append(bytearray())
+            above = levels[level + 1]
+            pairs = range(2 * len(above), len(nodes) - len(nodes) % PAIR, PAIR)
+            if not pairs:
+                return
+            above += b"".join([sha256(NODE + nodes[at : at + PAIR]).digest() for at in pairs])
 
     def truncate(self, size: int) -> None:
         """Drops every leaf from index ``size`` on.
@@ -67,7 +94,7 @@ class Tree:
         """
         self._check_size(size)
         for level, nodes in enumerate(self._levels):
-            del nodes[size >> level :]
+            del nodes[(size >> level) * SIZE :]
 
     def root(self, size: int | None = None) -> Digest:
         """The root over the first ``size`` leaves, by default all.
@@ -76,7 +103,25 @@ class Tree:
             LocalProtocolError: The tree has fewer leaves.
         """
         size = self._check_size(len(self) if size is None else size)
-        return self._subtree(0, size) if size else EMPTY_ROOT
+        return self._subtree(0, size)
+
+    def leaf(self, index: int) -> Digest:
+        """The hash of leaf ``index``.
+
+        Raises:
+            LocalProtocolError: No such leaf.
+        """
+        if not 0 <= index < len(self):
+            raise LocalProtocolError("ledger.index", f"no leaf {index} in a tree of {len(self)}")
+        return self._node(0, index)
+
+    def peaks(self, size: int) -> tuple[Digest, ...]:
+        """Hashes of the complete subtrees that make up the first ``size`` leaves, largest first.
+
+        Raises:
+            LocalProtocolError: The tree has fewer leaves.
+        """
+        return tuple(self._peaks(0, self._check_size(size)))
 
     def inclusion_proof(self, index: int, size: int | None = None) -> tuple[Digest, ...]:
         """The siblings from leaf ``index`` up to the root over ``size`` leaves, lowest first.
@@ -126,17 +171,68 @@ class Tree:
 
     def _subtree(self, start: int, end: int) -> Digest:
         """Hash of leaves ``start`` to ``end - 1``; ``start`` is a multiple of the next power of two."""
-        width = end - start
-        if width & (width - 1) == 0:
+        return _fold(self._peaks(start, end))
+
+    def _peaks(self, start: int, end: int) -> list[Digest]:
+        """The complete subtrees of such leaves, largest first."""
+        peaks, width = [], end - start
+        while width:
             level = width.bit_length() - 1
-            return self._levels[level][start >> level]
-        middle = start + _split(width)
-        return _node_hash(self._subtree(start, middle), self._subtree(middle, end))
+            peaks.append(self._node(level, start >> level))
+            start += 1 << level
+            width -= 1 << level
+        return peaks
+
+    def _node(self, level: int, index: int) -> Digest:
+        return Digest(bytes(self._levels[level][index * SIZE : (index + 1) * SIZE]))
 
     def _check_size(self, size: int) -> int:
         if not 0 <= size <= len(self):
             raise LocalProtocolError("ledger.size", f"no size {size} in a tree of {len(self)}")
         return size
+
+
+class CompactRange:
+    """The first leaves of a tree, of which only the hashes of complete subtrees are kept.
+
+    Args:
+        size: How many leaves there are.
+        peaks: The hashes, as ``Tree.peaks`` gives them.
+
+    Raises:
+        LedgerError: There cannot be so many subtrees in ``size`` leaves.
+
+    Reference: RFC 9162 section 2.1.2, whose stack this is.
+    """
+
+    def __init__(self, size: int = 0, peaks: Sequence[Digest] = ()) -> None:
+        if size < 0 or len(peaks) != size.bit_count() or any(len(peak) != SIZE for peak in peaks):
+            raise LedgerError("ledger.peaks", f"{len(peaks)} hashes cannot make up {size} leaves")
+        self._size = size
+        self._peaks = list(peaks)
+
+    def append(self, leaf: Digest) -> None:
+        """Adds a leaf hash."""
+        node, size = leaf, self._size
+        while size & 1:
+            node = _node_hash(self._peaks.pop(), node)
+            size >>= 1
+        self._peaks.append(node)
+        self._size += 1
+
+    def root(self) -> Digest:
+        """The root over all leaves so far."""
+        return _fold(self._peaks)
+
+
+def _fold(peaks: Sequence[Digest]) -> Digest:
+    """The root over complete subtrees, largest first."""
+    if not peaks:
+        return EMPTY_ROOT
+    node = peaks[-1]
+    for peak in peaks[-2::-1]:
+        node = _node_hash(peak, node)
+    return node
 
 
 def _split(width: int) -> int:
@@ -162,7 +258,7 @@ def verify_inclusion(
         raise LedgerError("ledger.inclusion", f"leaf {index} is outside a tree of {size}")
     position, last, node = index, size - 1, leaf
     for sibling in proof:
-        if last == 0 or len(sibling) != len(EMPTY_ROOT):
+        if last == 0 or len(sibling) != SIZE:
             raise LedgerError("ledger.inclusion", f"the proof of leaf {index} is malformed")
         if position & 1 or position == last:
             node = _node_hash(sibling, node)
@@ -202,7 +298,7 @@ def verify_consistency(
             raise LedgerError("ledger.consistency", f"the logs of {old} and {size} differ")
         return
     path = list(proof) if old & (old - 1) else [old_root, *proof]
-    if not path or any(len(sibling) != len(EMPTY_ROOT) for sibling in path):
+    if not path or any(len(sibling) != SIZE for sibling in path):
         raise LedgerError("ledger.consistency", "the consistency proof is malformed")
     position, last = old - 1, size - 1
     while position & 1:
