@@ -26,6 +26,8 @@ SWEEP = {
     "absent-helpers": 125,
     "one-operator": 75,
     "restored-budget": 75,
+    "lying-leader": 75,
+    "lying-member": 75,
 }
 """Seeds of a scenario in ``make test``: two thousand in all."""
 

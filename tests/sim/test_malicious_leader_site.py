@@ -17,6 +17,7 @@ from tacit.testing.federation import (
 )
 from tacit.testing.lies import (
     ANY_ACCEPT,
+    ANY_RECORD,
     ANY_VECTOR,
     EAST,
     JUNK_KEY,
@@ -55,7 +56,6 @@ from tacit.wire.messages import (
     Kept,
     KeyRequest,
     MaskRequest,
-    Record,
     RoundStart,
     Upload,
 )
@@ -136,7 +136,7 @@ AT_SITE_ONE = [
         unserved(Upload(bytes(32), (), ANY_VECTOR)),
         "message.kind",
     ),
-    Lie("a request for its log", unserved(Record(b"x", ANY_VECTOR)), "message.kind"),
+    Lie("a request for its log", unserved(ANY_RECORD), "message.kind"),
     Lie("a request for a helper's key", unserved(KeyRequest("please")), "message.kind"),
     Lie("the offer again", lambda small, start: offer_to(small, start.receiver)),
 ]

@@ -151,7 +151,7 @@ INCONSISTENT = {
         offer(job={"aggregation": {"min_cohort": 5}}, min_cohort=5),
         "take part",
     ),
-    "the leader as a helper": (offer(helpers=(LEADER, *SITES[1:])), "not a helper of the roster"),
+    "the leader as a helper": (offer(helpers=(LEADER, *SITES[1:])), "two logs, one name"),
     "a helper twice": (offer(helpers=(EAST, NORTH, EAST, WEST)), "same operator"),
     "a client twice": (offer(clients=(EAST, NORTH, NORTH, WEST)), "named twice"),
 }

@@ -413,7 +413,7 @@ def test_an_accepted_head_is_taken_as_the_first_and_logged(folder):
         known = PeerHeads(party).known(NORTH)
         assert PeerHeads(party).accept(NORTH, small.clock())
         events = [json.loads(data) for _, data in party.ports.log.events()]
-        (event,) = [e for e in events if e["type"] == "budget.head-accepted"]
+        (event,) = [e for e in events if e["type"] == "operator.heads-accepted"]
         assert (event["site"], event["count"], event["head"]) == (NORTH, 1, known.at(1).hex())
         assert not PeerHeads(party).accept(NORTH, small.clock())
     small.run()

@@ -13,6 +13,7 @@ from tacit.errors import (
     RemoteProtocolError,
     TransportError,
 )
+from tacit.party.base import log_head
 from tacit.party.site import Site
 from tacit.secagg.masked import cohort_digest
 from tacit.testing.federation import (
@@ -168,6 +169,7 @@ def test_an_inconsistent_offer_gets_no_answer(tmp_path, changes):
         job=manifest.job,
         sender=small.leader.address,
         signer=small.identity(small.leader.address.party),
+        log=log_head(small.leader.ports.log),
     )
     offer = dataclasses.replace(small.offer, manifest=manifest)
     for party in (small.sites[NORTH], small.helpers[NORTH]):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from tacit.errors import ConfigError
+from tacit.errors import ConfigError, RemoteProtocolError
 from tacit.party.job import JobSpec
 from tacit.party.terms import (
     DIGEST_BYTES,
     SEED_BYTES,
     UPLOAD_BYTES,
+    Terms,
     _check_visible,
     check_sizes,
     plan_for,
@@ -48,6 +51,19 @@ def test_the_bounds_are_above_what_a_real_upload_needs(tmp_path):
     bound = UPLOAD_BYTES + SEED_BYTES * helpers + DIGEST_BYTES * 20
     assert len(sent.message) <= bound <= MAX_SIGNED
     assert len(encode(MaskRequest(bytes(32), (b"k",), (sent.message,) * 50))) < 51 * bound
+
+
+def test_a_leader_is_no_client_or_helper(tmp_path):
+    """It would keep two logs under one name and key, and convict itself of a fork."""
+    write_small_federation(tmp_path / "small")
+    small = SmallFederation(tmp_path / "small")
+    offer = small.offer
+    both = dataclasses.replace(
+        offer, manifest=dataclasses.replace(offer.manifest, leader=offer.manifest.clients[0])
+    )
+    with pytest.raises(RemoteProtocolError) as caught:
+        Terms.of(both, small.roster)
+    assert "two logs" in caught.value.message
 
 
 CLIENTS = {

@@ -20,6 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+EMPTY_LOG = {"size": 0, "root": hashlib.sha256(b"").digest()}
+"""Section 4.1: the head of a log that holds nothing."""
 DOMAIN = b"tacit message v1\x00"
 PROTOCOL = "tacit masked v1"
 CHUNK_ELEMENTS = 2**18
@@ -96,6 +98,7 @@ class Party:
     name: str
     role: str
     key: Ed25519PrivateKey
+    log: dict[str, Any] = field(default_factory=lambda: EMPTY_LOG)
 
     @property
     def address(self) -> str:
@@ -126,6 +129,7 @@ def sign(party: Party, run: dict[str, bytes], to: str, kind: str, number: int, b
             "receiver": to,
             "roster": run["roster"],
             "job": run["job"],
+            "log": party.log,
             "body": cbor(body),
         }
     )

@@ -47,7 +47,7 @@ from tacit.secagg.masked import _expansion, _info, cohort_digest, mask, round_co
 from tacit.types import Digest, PartyName
 from tacit.wire.codec import encode
 from tacit.wire.envelope import CHUNK_ELEMENTS, Envelope, open_message, split_chunks
-from tacit.wire.messages import CatchUpRequest, HelperKey, Upload
+from tacit.wire.messages import CatchUpRequest, HelperKey, RoundStart, Upload, WitnessRequest
 
 Json = dict[str, Any]
 
@@ -264,6 +264,16 @@ def make_upload(stage: Stage, client: PartyName, start: Envelope) -> tuple[Envel
     return Envelope(signed.receiver, signed.message, sealed), list(chunks)
 
 
+def of_kind(stage: Stage, envelopes: Sequence[Envelope], kind: type) -> dict[PartyName, Envelope]:
+    """The messages whose body is of a kind, by receiver."""
+    authenticate = stage.run.roster.authenticate
+    return {
+        envelope.receiver.party: envelope
+        for envelope in envelopes
+        if isinstance(open_message(envelope.message, authenticate).body, kind)
+    }
+
+
 def play(drawer: Drawer) -> Json:
     """One whole round, a late joiner and an adding up again, message by message."""
     stage = Stage(drawer)
@@ -286,7 +296,11 @@ def play(drawer: Drawer) -> Json:
     names = [*(f"key/{name}/1" for name in HELPERS), *(f"accept/{name}" for name in CLIENTS)]
     for name, answer in zip(names, sent["answers"], strict=True):
         say(name, answer)
-    starts = {envelope.receiver.party: envelope for envelope in sent["starts"]}
+    starts = of_kind(stage, sent["starts"], RoundStart)
+    say(
+        "witness-request/1/alice",
+        of_kind(stage, sent["starts"], WitnessRequest)[PartyName("alice")],
+    )
     requests: list[Envelope] = []
     for client in CLIENTS:
         say(f"round-start/1/{client}", starts[client])
@@ -304,7 +318,7 @@ def play(drawer: Drawer) -> Json:
                 kind = "key/{}/2" if isinstance(body, HelperKey) else "mask-sum/{}"
                 say(kind.format(helper), answer)
                 second += stage.give(answer)
-    start = next(envelope for envelope in second if envelope.receiver.party == "alice")
+    start = of_kind(stage, second, RoundStart)[PartyName("alice")]
     say("round-start/2/alice", start)
     request = stage.sign(CLIENTS[2], CatchUpRequest(applied=0), 2)
     say("catch-up-request/carol", request)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
 from tacit.learn.code import LoadedModel
 from tacit.learn.models import LogisticRegression
+from tacit.ledger.merkle import EMPTY_ROOT
 from tacit.party import helper as helper_module
 from tacit.party.base import Party, Ports
 from tacit.party.coordinator import Coordinator
@@ -37,7 +38,7 @@ from tacit.trust.identity import Identity
 from tacit.trust.roster import Member, Roster
 from tacit.trust.sealing import HpkeOpener, HpkeSealing
 from tacit.types import Digest, Milliseconds, PartyName
-from tacit.wire.envelope import Address, Channel, Envelope, digest, sign_message
+from tacit.wire.envelope import Address, Channel, Envelope, LogHead, digest, sign_message
 from tacit.wire.messages import Accept, Manifest, Offer
 
 FOLDER = Path(__file__).parent / "masked"
@@ -280,6 +281,7 @@ class Stage:
             job=Digest(manifest.job),
             sender=Address(name, "client"),
             signer=identity(name),
+            log=LogHead(0, EMPTY_ROOT),
         )
         to = Address(LEADER, "leader")
         return sign_message(channel, to, body, round_number=number, chunks=chunks)

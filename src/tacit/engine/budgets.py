@@ -10,22 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from tacit.config import load_toml
-from tacit.engine.folder import STATE, SiteFolder, World, not_a_site, party_ports
+from tacit.engine.folder import STATE, SiteFolder, World, not_a_site
 from tacit.engine.local import wall_clock
+from tacit.engine.operators import open_party
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError, LocalProtocolError
 from tacit.learn.code import LoadedModel
-from tacit.party.base import Party
 from tacit.party.config import SiteConfig
 from tacit.party.heads import PeerHeads
 from tacit.party.job import JobSpec
 from tacit.policy.contract import EVERYONE, Contract
 from tacit.policy.schema import Schema
 from tacit.privacy.budget import Budget, Entry, Heads, Record, Spent
-from tacit.trust.identity import Identity
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName
-from tacit.wire.envelope import Address
 
 __all__ = [
     "KnownHeads",
@@ -264,7 +262,7 @@ def read_heads(path: Path) -> KnownHeads:
         ConfigError: Neither.
         VerificationError: What it remembers is damaged.
     """
-    party = _party(path)
+    party = open_party(path)
     return KnownHeads(party.address.party, PeerHeads(party).all())
 
 
@@ -276,29 +274,4 @@ def accept_head(path: Path, site: str) -> bool:
     Raises:
         ConfigError: Not the folder of a site or of the coordinator.
     """
-    return PeerHeads(_party(path)).accept(PartyName(site), wall_clock())
-
-
-def _party(path: Path) -> Party:
-    """The party whose identity key lies in a folder, in its first role."""
-    if not (path / "keys" / "identity.key").exists():
-        raise ConfigError(
-            "party.missing",
-            f"{path} is neither the folder of a site nor that of the coordinator",
-            remedy="pass folders that hold keys/identity.key, for example 'coordinator sites/*'",
-            file=str(path),
-        )
-    public = Identity.load(path / "keys" / "identity.key").public_key
-    inner, outer = path.resolve().parent, path.resolve().parent.parent
-    place = next((base for base in (inner, outer) if (base / "federation.toml").exists()), outer)
-    roster = Roster.load(place / "federation.toml")
-    member = next((member for member in roster.members if member.key == public), None)
-    if member is None:
-        raise ConfigError(
-            "site.identity",
-            f"{path}/keys/identity.key is no key that the roster lists",
-            remedy="restore the key, or have every operator sign a new federation.toml",
-            file=str(path / "keys" / "identity.key"),
-        )
-    address = Address(member.name, member.roles[0])
-    return Party(address, roster, party_ports(path, member.name, roster, World.real()))
+    return PeerHeads(open_party(path)).accept(PartyName(site), wall_clock())

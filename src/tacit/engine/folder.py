@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tacit.config import load_toml
 from tacit.connect import KeyFolder, SanitisedBatch, read
 from tacit.engine.local import wall_clock
-from tacit.engine.store import SqliteStore
+from tacit.engine.store import STATE, SqliteStore
 from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
 from tacit.party.admission import SiteSetup, vouch_for_time
@@ -23,6 +24,7 @@ from tacit.party.site import Site
 from tacit.policy.cases import CaseFile, load_cases
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
+from tacit.policy.disclosure import disclose
 from tacit.policy.folder import load_contracts
 from tacit.policy.lock import LOCK_FILE, Parts, PolicyLock, verify_lock
 from tacit.policy.permission import Permission, public_permission
@@ -45,7 +47,6 @@ __all__ = [
 DATA_KEYS = Path("keys") / "data"
 """Where the keys of tokens lie in a site's folder."""
 
-STATE = Path("state") / "tacit.db"
 LoadModel = Callable[[JobSpec, Schema, Digest], LoadedModel]
 
 
@@ -161,6 +162,12 @@ class SiteFolder:
             self.path / LOCK_FILE, self.parts, self.config.policy, site=self.name, now=now
         )
 
+    def _disclose(self, lock: PolicyLock, contract: Contract) -> bytes:
+        """What the site's part of a bundle shows of its policy; empty for nothing."""
+        if self.config.evidence.policy == "none":
+            return b""
+        return disclose(lock, self.config.policy, self.policy, contract)
+
     def vouch_for_time(self, locked_at: Milliseconds, now: Milliseconds) -> None:
         """Takes an approver's word for the time, if the site has any state; see ``vouch_for_time``."""
         if (self.path / STATE).exists():
@@ -199,6 +206,7 @@ class SiteFolder:
                     key=key,
                 )
         ports = party_ports(self.path, self.name, roster, world)
+        approved = PolicyLock.load(self.path / LOCK_FILE)
         setup = SiteSetup(
             config=self.config,
             policy=self.policy,
@@ -206,7 +214,8 @@ class SiteFolder:
             sources=self.sources,
             load_model=load_model,
             code_pinned=pinned,
-            locked_at=PolicyLock.load(self.path / LOCK_FILE).time,
+            locked_at=approved.time,
+            disclose=partial(self._disclose, approved),
         )
         return Site(self.name, roster, ports, setup), Helper(self.name, roster, ports)
 

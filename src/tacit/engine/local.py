@@ -6,11 +6,11 @@ also works inside a running event loop, for example in a notebook.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from tacit.engine.clock import wall_clock
 from tacit.errors import DecodeError, RemoteProtocolError, SignatureError, TacitError
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
@@ -23,11 +23,6 @@ __all__ = ["LocalEngine", "Tap", "Traffic", "wall_clock"]
 Clock = Callable[[], Milliseconds]
 Tap = Callable[[Envelope], Envelope | None]
 """Sees every envelope; may replace it, or drop it by returning None. For demonstrations and faults."""
-
-
-def wall_clock() -> Milliseconds:
-    """The machine's time."""
-    return Milliseconds(time.time_ns() // 1_000_000)
 
 
 def _pass_on(envelope: Envelope) -> Envelope | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.connect.batch import SanitisedBatch
 from tacit.learn.feature_map import FeatureMap
+
+if TYPE_CHECKING:  # Who checks models only need not load what reads data.
+    from tacit.connect.batch import SanitisedBatch
 
 __all__ = ["scale_features", "unit_columns"]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.connect.batch import SanitisedBatch
+if TYPE_CHECKING:  # Who checks models only need not load what reads data.
+    from tacit.connect.batch import SanitisedBatch
+
 
 __all__ = ["held_out_rows"]
 

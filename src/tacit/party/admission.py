@@ -67,6 +67,10 @@ MIN_HONEST = 2
 """Fewest honest contributions in a sum without noise: with one, the sum is that contribution."""
 
 
+def _nothing(_: Contract) -> bytes:
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class SiteSetup:
     """What a site operator brings: configuration, approved policy, data sets and approved code."""
@@ -79,6 +83,8 @@ class SiteSetup:
     code_pinned: bool = True
     locked_at: Milliseconds = EPOCH
     """When the first approver signed ``lock``."""
+    disclose: Callable[[Contract], bytes] = _nothing
+    """What others may see of the policy, given the contract that a run uses; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +413,16 @@ class Admission:
             heads=heads.digests,
             released=heads.released,
         )
+
+    def keep_disclosure(self, terms: Terms, contract: Contract) -> None:
+        """Keeps what the site discloses of the policy it accepts a run under, in a transaction."""
+        self._party.state(terms.run_id).put("policy", self._setup.disclose(contract))
+
+    def wanted_helpers(self, terms: Terms) -> list[str]:
+        """The helpers without which this site takes part in no round of a masked run, in order."""
+        limits = self._setup.config.limits
+        own = [self._party.address.party] if limits.require_own_helper else []
+        return sorted({*own, *limits.required_helpers}) if terms.masked else []
 
     def examine(self, terms: Terms, now: Milliseconds) -> Examination:
         """What this site would answer to an offer; nothing is recorded, reserved or sent.

@@ -25,15 +25,23 @@ from tacit.wire.envelope import (
     Address,
     Channel,
     Envelope,
+    LogHead,
     Received,
     digest,
     open_message,
     sign_message,
-    split_chunks,
 )
-from tacit.wire.messages import MAX_SIGNED, Offer, Record
+from tacit.wire.messages import MAX_SIGNED, Offer
 
-__all__ = ["Party", "Ports", "RunState", "drop_envelope", "keep_envelope", "kept_envelope"]
+__all__ = [
+    "Party",
+    "Ports",
+    "RunState",
+    "drop_envelope",
+    "keep_envelope",
+    "kept_envelope",
+    "log_head",
+]
 
 MAX_REFUSED = 1024
 """Refused messages that a party remembers, so that a replay of one costs nothing."""
@@ -234,13 +242,14 @@ class Party:
         round_number: int = 0,
         chunks: tuple[bytes, ...] = (),
     ) -> Envelope:
-        """Signs ``body`` for ``receiver``."""
+        """Signs ``body`` for ``receiver``, and the head of this party's log with it."""
         channel = Channel(
             run=terms.run,
             roster=Digest(terms.manifest.roster),
             job=Digest(terms.manifest.job),
             sender=self.address,
             signer=self.ports.signer,
+            log=log_head(self.ports.log),
         )
         return sign_message(channel, receiver, body, round_number=round_number, chunks=chunks)
 
@@ -253,17 +262,21 @@ class Party:
         event = {"type": kind, "role": self.address.role, "run": terms.run_id, **fields}
         self.ports.log.append(event, now)
 
-    def record(self, terms: Terms) -> Envelope:
-        """The party's events of the run and its signed checkpoint, for the leader's bundle."""
-        checkpoint = self.ports.log.checkpoint()
-        events = self.ports.log.record(terms.run_id)
-        vector, chunks = split_chunks(events, len(events))
-        return self.send(
-            terms,
-            self.leader(terms),
-            Record(checkpoint=checkpoint, events=vector),
-            chunks=chunks,
-        )
+    def act(self, now: Milliseconds, kind: str, **fields: Any) -> None:
+        """Appends an event of the party's own, which belongs to no run, inside a transaction."""
+        self.ports.log.append({"type": kind, "role": self.address.role, **fields}, now)
+
+    def note_start(self, now: Milliseconds) -> None:
+        """Logs that a party with a history goes on: what was only in memory is lost."""
+        if len(self.ports.log):
+            with self.ports.store.transaction():
+                self.act(now, "party.restarted")
+
+
+def log_head(log: Log) -> LogHead:
+    """What a party's messages say of its log now."""
+    head = log.head()
+    return LogHead(head.size, head.root)
 
 
 def keep_envelope(state: RunState, key: str, envelope: Envelope) -> None:

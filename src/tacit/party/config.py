@@ -94,6 +94,17 @@ class Limits(Table):
     )
 
 
+class EvidenceConfig(Table):
+    """``[evidence]``: what the bundles of runs show of the site."""
+
+    policy: Literal["full", "none"] = Field(
+        default="full",
+        description="What others see of the policy under which the site took part: `full`: lock, "
+        "rules and the contract of the data set; `none`: digests only, so that nobody can verify "
+        "where the data may be used.",
+    )
+
+
 class SiteConfig(Table):
     """A site file."""
 
@@ -106,3 +117,4 @@ class SiteConfig(Table):
     budget: BudgetLimit
     policy: Approvers
     limits: Limits = Limits()
+    evidence: EvidenceConfig = EvidenceConfig()

@@ -1,12 +1,13 @@
 """The coordinator: leads a run, adds masked vectors, and is trusted with nothing else.
 
 Phases: ``offered`` (accepts, helper keys), ``collecting`` (uploads), ``unmasking`` (mask sums),
-``recording`` (logs for the bundle), ``closed``. A round that fails costs its number and its charge.
+``recording`` (logs for the bundle), ``witnessing`` (their cosignatures), ``closed``; then ``sealing``
+(signatures of the bundle) and ``closed`` again. A round that fails costs its number and its charge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from tacit.errors import (
@@ -20,9 +21,11 @@ from tacit.errors import (
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
+from tacit.party.circulation import Circulation
 from tacit.party.context import upload_context
 from tacit.party.contribute import NOT_SAMPLED
 from tacit.party.desk import Desk
+from tacit.party.ending import Ending, addresses_of
 from tacit.party.heads import PeerHeads, note_spent
 from tacit.party.kept import KeptRounds
 from tacit.party.presence import Presence
@@ -32,13 +35,12 @@ from tacit.party.transcript import Transcript
 from tacit.party.workload import Workload
 from tacit.trust.roster import Roster
 from tacit.types import Milliseconds, PartyName
-from tacit.wire.envelope import Address, Envelope, Received, digest, join_chunks
+from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import (
     Accept,
     Aggregate,
     CatchUpRequest,
     CohortMember,
-    Finish,
     HelperKey,
     KeptRequest,
     KeyRequest,
@@ -49,12 +51,17 @@ from tacit.wire.messages import (
     Refusal,
     RoundAbort,
     RoundStart,
+    Sealed,
     Upload,
+    WitnessAnswer,
 )
 
 __all__ = ["Coordinator", "Phase"]
 
-Phase = Literal["offered", "collecting", "unmasking", "recording", "closed"]
+Phase = Literal[
+    "offered", "collecting", "unmasking", "recording", "witnessing", "sealing", "closed"
+]
+ENDED = ("recording", "witnessing", "sealing", "closed")
 MAX_FAILED_ROUNDS = 3
 
 
@@ -84,7 +91,8 @@ class Coordinator(Party):
         self._heads = PeerHeads(self)
         self._accepts: dict[PartyName, Received] = {}
         self._helpers = Presence(terms, ports.sealing)
-        self._records: set[PartyName] = set()
+        self._circulation = Circulation(self, terms)
+        self._ending = Ending(self, terms, self.chain, self.transcript, self._circulation)
         self._work: RoundSum | None = None
         self._desk: Desk | None = None
         self._failed_rounds = 0
@@ -94,9 +102,11 @@ class Coordinator(Party):
 
     def start(self, offer: Offer, now: Milliseconds) -> list[Envelope]:
         """Offers the run to every client and helper."""
-        offers = [self._to(address, offer) for address in self._everyone()]
+        self.note_start(now)
+        offers = [self._to(address, offer) for address in addresses_of(self.terms)]
         with self.ports.store.transaction():
             self.transcript.put("offer.msg", offers[0].message)
+            self._circulation.begin()
             self.log(
                 self.terms,
                 now,
@@ -114,15 +124,15 @@ class Coordinator(Party):
             RoundAborted: The run was closed.
         """
         run, ending = self.terms.run_id[:16], self.durable.get("complete")
-        if self.durable.number("closed"):
-            raise RoundAborted(
-                "run.closed",
-                f"run {run} is closed; its budget is settled",
-                retryable=False,
-                remedy="start a new run",
-            )
+        if self.durable.number("concluded"):
+            closed = f"run {run} is closed; its budget is settled"
+            raise RoundAborted("run.closed", closed, retryable=False, remedy="start a new run")
+        self.note_start(now)
+        if not self.durable.number("closed"):
+            with self.ports.store.transaction():
+                self.log(self.terms, now, "run.resumed", round=self.durable.number("round"))
         if ending is not None:
-            return self._finish(bool(int(ending)), now)  # Stopped while the logs came in.
+            return self._finish(bool(int(ending)), now)  # Stopped before all logs were cosigned.
         raw = self.transcript.matching("accept-")
         self._accepts = {m.sender.party: m for m in map(self.open, raw)}
         if set(self._accepts) != set(self.terms.clients):
@@ -143,18 +153,10 @@ class Coordinator(Party):
         """
         message = self.open(envelope.message, envelope.chunks)
         header, manifest = message.header, self.terms.manifest
-        if (header.run, header.job, header.roster) != (
-            self.terms.run,
-            manifest.job,
-            manifest.roster,
-        ):
+        known = (self.terms.run, manifest.job, manifest.roster)
+        if (header.run, header.job, header.roster) != known:
             return []
-        try:
-            return self._handle(message, now)
-        except TransportError:
-            raise  # The leader's own disk; no other round would fare better.
-        except TacitError as error:
-            return self._blame(error, now)
+        return self._guarded(lambda: self._handle(message, now), now)
 
     def tick(self, now: Milliseconds) -> list[Envelope]:
         """To be called when time passes: ends a phase whose deadline is over."""
@@ -164,22 +166,19 @@ class Coordinator(Party):
             case "offered":
                 return self._wait_over(now)
             case "collecting":
-                try:
-                    return self._fix_cohort(now)
-                except TransportError:
-                    raise
-                except TacitError as error:
-                    return self._blame(error, now)
+                return self._guarded(lambda: self._fix_cohort(now), now)
             case "unmasking":
                 work = self._round
                 self._helpers.miss(set(work.present) - set(work.answers))
                 return self._fail_round("helper-timeout", now)
-            case _:
+            case "recording":
                 return self._close(now)
+            case _:
+                return self._conclude()
 
     def interrupt(self, now: Milliseconds) -> list[Envelope]:
         """Ends the run early, on the operator's wish; sites settle their budgets."""
-        if self.phase in ("recording", "closed"):
+        if self.phase in ENDED:
             return []
         self.failure = RoundAborted(
             "run.interrupted",
@@ -195,6 +194,15 @@ class Coordinator(Party):
         return self.chain.current
 
     # --- dispatch ----------------------------------------------------------------------------
+
+    def _guarded(self, act: Callable[[], list[Envelope]], now: Milliseconds) -> list[Envelope]:
+        """What acting gives; an error costs the round."""
+        try:
+            return act()
+        except TransportError:
+            raise  # The leader's own disk; no other round would fare better.
+        except TacitError as error:
+            return self._blame(error, now)
 
     def _handle(self, message: Received, now: Milliseconds) -> list[Envelope]:
         client = message.sender.role == "client" and message.sender.party in self.terms.clients
@@ -213,8 +221,8 @@ class Coordinator(Party):
                 serve = self._serve
             case Refusal() if client or helper:
                 serve = self._refused
-            case Record() if self.phase == "recording" and (client or helper):
-                serve = self._record
+            case Record() | WitnessAnswer() | Sealed() if client or helper:
+                serve = self._end
         # Anything else is late, repeated or out of place: nothing to do.
         return serve(message, now) if serve is not None else []
 
@@ -294,6 +302,7 @@ class Coordinator(Party):
         return [
             *self._invite(number + 1),
             *(self._to(Address(name, "client"), body, number, chunks) for name in asked),
+            *self._circulation.requests(number),
         ]
 
     def _invite(self, number: int) -> list[Envelope]:
@@ -483,7 +492,7 @@ class Coordinator(Party):
 
     def _blame(self, error: TacitError, now: Milliseconds) -> list[Envelope]:
         """A misbehaving party costs the round, never the leader or an end that was reached."""
-        if self.phase in ("recording", "closed"):
+        if self.phase in ENDED:
             return []
         self.failure = error
         return self._fail_round(error.code, now)
@@ -523,9 +532,7 @@ class Coordinator(Party):
     # --- the end -----------------------------------------------------------------------------
 
     def _finish(self, complete: bool, now: Milliseconds) -> list[Envelope]:
-        model = self.chain.current
-        previous, chunks = self.transcript.last_aggregate()
-        complete = complete and previous is not None
+        complete = complete and bool(self.chain.applied)
         if not complete and self.failure is None:
             self.failure = RoundAborted(
                 "run.no-result",
@@ -535,54 +542,50 @@ class Coordinator(Party):
             )
         self.phase = "recording"
         self._wait(now)
-        body = Finish(
-            complete=complete,
-            model=model.digest if model is not None else digest(b""),
-            previous=previous,
-        )
-        with self.ports.store.transaction():
-            self.durable.put_number("complete", int(complete))
-        return [self._to(address, body, 0, chunks) for address in self._everyone()]
+        return self._ending.finish(complete=complete)
 
-    def _record(self, message: Received, now: Milliseconds) -> list[Envelope]:
-        name = message.sender.party
-        vector = message.body.events
-        events = join_chunks(vector, message.chunks, vector.length, 1)
-        with self.ports.store.transaction():
-            self.transcript.put(f"log-{name}", events)
-            self.transcript.put(f"checkpoint-{name}", message.body.checkpoint)
-        self._records.add(name)
-        return self._close(now) if self._records >= self._parties() else []
-
-    def _close(self, now: Milliseconds) -> list[Envelope]:
-        """Closes the leader's own log; the bundle is complete up to what the evidence floor adds."""
-        model = self.chain.current
-        with self.ports.store.transaction():
-            if model is not None:
-                released = self.chain.workload.released(model)
-                self.log(
-                    self.terms,
-                    now,
-                    "model.released",
-                    model=digest(released.astype("<f8").tobytes()).hex(),
-                )
-            complete = bool(self.durable.number("complete"))
-            self.log(self.terms, now, "run.closed", complete=complete)
-            self.durable.put_number("closed", 1)
-            self.transcript.put(
-                f"log-{self.address.party}", self.ports.log.record(self.terms.run_id)
-            )
-            self.transcript.put(f"checkpoint-{self.address.party}", self.ports.log.checkpoint())
-        self.phase = "closed"
+    def _end(self, message: Received, now: Milliseconds) -> list[Envelope]:
+        """Records, cosignatures and signatures, each in its phase."""
+        match message.body:
+            case Record() if self.phase == "recording":
+                return self._close(now) if self._ending.take_record(message) else []
+            case WitnessAnswer() if self.phase not in ENDED:
+                self._circulation.take(message, now)
+            case WitnessAnswer() if self.phase == "witnessing":
+                return self._conclude() if self._circulation.take_last(message) else []
+            case Sealed() if self.phase == "sealing":
+                return self._conclude() if self._ending.take_seal(message) else []
         return []
 
-    def _parties(self) -> set[PartyName]:
-        return {*self.terms.clients, *self.terms.helpers} - {self.address.party}
+    def _close(self, now: Milliseconds) -> list[Envelope]:
+        """Closes the leader's own log, and asks everybody to cosign what all logs have become."""
+        complete = bool(self.durable.number("complete"))
+        requests = self._ending.close(complete=complete, now=now)
+        self.phase = "witnessing"
+        self._wait(now)
+        return requests or self._conclude()
 
-    def _everyone(self) -> Sequence[Address]:
-        """Helpers first: a party that is both closes as a client, after it closed as a helper."""
-        helpers = [Address(name, "helper") for name in self.terms.helpers]
-        return [*helpers, *(Address(name, "client") for name in self.terms.clients)]
+    def seal(self, manifest: bytes, now: Milliseconds) -> list[Envelope]:
+        """Asks every party to sign the manifest of the bundle, once the run is closed.
+
+        Args:
+            manifest: ``manifest.json`` of the bundle.
+            now: The time.
+        """
+        self.phase = "sealing"
+        self._wait(now)
+        return self._ending.seal(manifest) or self._conclude()
+
+    def signatures(self) -> tuple[str, ...]:
+        """The signature lines of the manifest that the others have made, in order of names."""
+        return self._ending.signatures
+
+    def _conclude(self) -> list[Envelope]:
+        """What came until now is all that the bundle will hold."""
+        if self.phase == "witnessing":
+            self._ending.conclude()
+        self.phase = "closed"
+        return []
 
     def _to(
         self,

@@ -12,9 +12,9 @@ from tacit.party.admission import KEY_BYTES, DataSource
 from tacit.party.base import Party, RunState
 from tacit.party.terms import Terms
 from tacit.policy.permission import Permission
-from tacit.types import Milliseconds
+from tacit.types import Milliseconds, Store
 
-__all__ = ["RECEIPTS", "RunData", "receipt_statement"]
+__all__ = ["RECEIPTS", "RunData", "erase_receipts", "receipt_statement"]
 
 RECEIPTS = "receipts"
 """Space of the store with salt and number of every run's receipts; those of a run are in ``receipts/RUN``, by
@@ -31,6 +31,15 @@ def receipt_statement(canonical: bytes) -> bytes:
         canonical: The receipt's canonical record.
     """
     return _STATEMENT_PREFIX + canonical
+
+
+def erase_receipts(store: Store, state: RunState, run: str) -> None:
+    """Deletes salt and receipts of a run, inside a transaction: the commitment then opens to nothing."""
+    space = f"{RECEIPTS}/{run}"
+    for key, _ in store.items(space):
+        store.delete(space, key)
+    store.delete(RECEIPTS, run)
+    state.delete("receipt-salt")
 
 
 class RunData:

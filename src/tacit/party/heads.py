@@ -14,6 +14,7 @@ from tacit.errors import RemoteProtocolError, TacitError, VerificationError
 from tacit.party.base import Party
 from tacit.party.chain import ModelChain
 from tacit.party.terms import Terms
+from tacit.party.witnessing import Cosigner
 from tacit.privacy.journal import WINDOW, Heads
 from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.envelope import Received
@@ -203,26 +204,28 @@ class PeerHeads:
             )
 
     def accept(self, site: PartyName, now: Milliseconds) -> bool:
-        """Forgets a site on the operator's word, and logs it; false if nothing is remembered of it.
+        """Forgets a party on the operator's word, and logs it; false if nothing is remembered of it.
 
-        The next head that the site shows is taken as the first.
+        The next heads that it shows, of its budget and of its log, are taken as the first.
         """
-        store, log = self._party.ports.store, self._party.ports.log
-        stored = store.get(SPACE, site)
-        if stored is None:
+        store, cosigner = self._party.ports.store, Cosigner(self._party)
+        stored, events = store.get(SPACE, site), cosigner.known(site)
+        if stored is None and not events:
             return False
-        event = {
-            "type": "budget.head-accepted",
-            "role": self._party.address.role,
-            "site": site,
-            "count": int.from_bytes(stored[:COUNT_BYTES], "big"),
-            "head": stored[COUNT_BYTES:][-DIGEST_BYTES:].hex(),
-        }
+        stored = stored or b""
         with store.transaction():
             store.delete(SPACE, site)
+            cosigner.forget(site)
             for key, _ in store.items(RUNS, f"{site}/"):
                 store.delete(RUNS, key)
-            log.append(event, now)
+            self._party.act(
+                now,
+                "operator.heads-accepted",
+                site=site,
+                count=int.from_bytes(stored[:COUNT_BYTES], "big"),
+                head=stored[COUNT_BYTES:][-DIGEST_BYTES:].hex(),
+                events=events,
+            )
         return True
 
     def _spent(self, site: PartyName) -> list[int]:

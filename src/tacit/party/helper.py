@@ -13,7 +13,9 @@ from tacit.errors import RemoteProtocolError, TacitError
 from tacit.party.base import Party, Ports, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.context import helper_keys, upload_context
 from tacit.party.heads import note_spent
+from tacit.party.sealing import seal
 from tacit.party.terms import Terms
+from tacit.party.witnessing import Bystander, log_witnessed, show_record
 from tacit.privacy.noise import noise_blocks
 from tacit.secagg.masked import cohort_digest, mask_sum, open_seeds
 from tacit.trust.roster import Roster
@@ -27,7 +29,9 @@ from tacit.wire.messages import (
     MaskSum,
     Offer,
     Refusal,
+    Seal,
     Upload,
+    WitnessRequest,
 )
 
 __all__ = ["Helper"]
@@ -63,6 +67,7 @@ class Helper(Party):
     def __init__(self, name: PartyName, roster: Roster, ports: Ports) -> None:
         super().__init__(Address(name, "helper"), roster, ports)
         self._keys: dict[Digest, RoundKey] = {}
+        self._bystander = Bystander(self)
         self.last_error: TacitError | None = None
 
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
@@ -100,8 +105,7 @@ class Helper(Party):
 
     def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         if self.state(terms.run_id).number("closed"):
-            own = self.address.party not in terms.clients
-            return [self.record(terms)] if own and isinstance(message.body, Finish) else []
+            return self._handle_closed(message, terms, now)
         match message.body:
             case Offer():
                 return self._join(message, terms, now)
@@ -109,10 +113,22 @@ class Helper(Party):
                 return self._answer(message, terms, now)
             case KeyRequest():
                 return self._issue_key(terms, message.round, now)
+            case WitnessRequest():
+                return self._bystander.serve(message, terms, now)
             case Finish():
                 return self._close(message, terms, now)
             case _:
                 raise RemoteProtocolError("message.kind", "a helper does not serve this message")
+
+    def _handle_closed(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        match message.body:
+            case Finish():
+                return self._record(terms)
+            case WitnessRequest():
+                return self._bystander.serve(message, terms, now)
+            case Seal():
+                return seal(self, message, terms)
+        return []
 
     def _join(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         state = self.state(terms.run_id)
@@ -289,8 +305,16 @@ class Helper(Party):
             state.put_number("closed", 1)
             # A party that is a client too closes its log, and sends it, in that role.
             if self.address.party not in terms.clients:
+                log_witnessed(self, terms, now)
                 self.log(terms, now, "run.closed", complete=message.body.complete)
-        return [] if self.address.party in terms.clients else [self.record(terms)]
+        return self._record(terms)
+
+    def _record(self, terms: Terms) -> list[Envelope]:
+        """This helper's part of the evidence; a party that is a client too sends it in that role."""
+        if self.address.party in terms.clients:
+            return []
+        with self.ports.store.transaction():
+            return [show_record(self, terms, b"")]
 
     def _refuse(
         self, terms: Terms, message: Received, error: TacitError, now: Milliseconds

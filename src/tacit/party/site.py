@@ -23,7 +23,9 @@ from tacit.party.data import RunData
 from tacit.party.heads import PeerHeads
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
 from tacit.party.readd import Looks, Readd
+from tacit.party.sealing import seal
 from tacit.party.terms import Terms
+from tacit.party.witnessing import Bystander, log_witnessed, show_record
 from tacit.party.workload import Carried, Floats, TrainingData, Workload
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
@@ -39,6 +41,8 @@ from tacit.wire.messages import (
     Refusal,
     RoundAbort,
     RoundStart,
+    Seal,
+    WitnessRequest,
 )
 
 __all__ = ["Site"]
@@ -87,6 +91,7 @@ class Site(Party):
         self._data = RunData(self)
         self._looks = Looks(self)
         self._heads = PeerHeads(self)
+        self._bystander = Bystander(self)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
 
@@ -117,6 +122,7 @@ class Site(Party):
         with self.ports.store.transaction():
             self._settle(terms, 0.0, now)
             state.put_number("closed", 1)
+            self.act(now, "operator.budget-released", about=run)
             self.log(terms, now, "run.released")
 
     def own_model(self, run: str) -> Floats | None:
@@ -157,7 +163,7 @@ class Site(Party):
 
     def _handle(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         if self.state(terms.run_id).number("closed"):
-            return [self.record(terms)] if isinstance(message.body, Finish) else []
+            return self._handle_closed(message, terms, now)
         serve: Callable[[Received, Terms, Milliseconds], list[Envelope]]
         match message.body:
             case Offer():
@@ -170,11 +176,23 @@ class Site(Party):
                 serve = self._readd
             case RoundAbort():
                 serve = self._note_abort
+            case WitnessRequest():
+                serve = self._witness
             case Finish():
                 serve = self._close
             case _:
                 raise RemoteProtocolError("message.kind", "a client does not serve this message")
         return serve(message, terms, now)
+
+    def _handle_closed(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        match message.body:
+            case Finish():
+                return [self._record(terms)]
+            case WitnessRequest():
+                return self._bystander.serve(message, terms, now)
+            case Seal():
+                return seal(self, message, terms)
+        return []
 
     # --- the offer ---------------------------------------------------------------------------
 
@@ -185,6 +203,7 @@ class Site(Party):
             return []  # A run is never accepted twice.
         with self.ports.store.transaction():
             state.put("offer", message.raw)
+            self._bystander.begin(terms)
             self.log(
                 terms,
                 now,
@@ -219,10 +238,19 @@ class Site(Party):
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
+            state.put("accept", digest(answer.message))
             admission.keep_cohort(terms)
             state.put("holdout-key", key)
             self._data.keep(terms, state, batch, now)
-            self.log(terms, now, "offer.accepted", accept=digest(answer.message).hex())
+            admission.keep_disclosure(terms, source.contract)
+            self.log(
+                terms,
+                now,
+                "offer.accepted",
+                accept=digest(answer.message).hex(),
+                required_helpers=admission.wanted_helpers(terms),
+                max_colluding_helpers=self._setup.config.limits.max_colluding_helpers,
+            )
         self._runs[terms.run_id] = live
         return [answer]
 
@@ -473,10 +501,21 @@ class Site(Party):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             drop_envelope(state, "upload")
             state.put_number("closed", 1)
+            log_witnessed(self, terms, now)
             model = self._released(terms)  # Empty when this site cannot tell any more.
             self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
         self._runs.pop(terms.run_id, None)
-        return [self.record(terms)]
+        return [self._record(terms)]
+
+    def _record(self, terms: Terms) -> Envelope:
+        """This site's part of the evidence."""
+        with self.ports.store.transaction():
+            policy = self.state(terms.run_id).get("policy") or b""
+            return show_record(self, terms, policy)
+
+    def _witness(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
+        accepted = self.state(terms.run_id).number("accepted")
+        return self._bystander.serve(message, terms, now) if accepted else []
 
     def _follow(self, message: Received, terms: Terms, now: Milliseconds) -> None:
         """Takes the last aggregate. One that does not fit is recorded, and the run settled all the same."""

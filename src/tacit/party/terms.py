@@ -24,7 +24,15 @@ from tacit.wire.codec import encode
 from tacit.wire.envelope import CHUNK_ELEMENTS, MAX_MESSAGE, digest
 from tacit.wire.messages import MAX_SIGNED, Manifest, Offer
 
-__all__ = ["PROTOCOLS", "Terms", "check_cohort", "check_sizes", "choose_helpers", "plan_for"]
+__all__ = [
+    "PROTOCOLS",
+    "Terms",
+    "check_cohort",
+    "check_price",
+    "check_sizes",
+    "choose_helpers",
+    "plan_for",
+]
 
 PROTOCOLS = {"masked": "masked/1", "plain": "plain/1"}
 MAX_DEFAULT_HELPERS = 8
@@ -84,8 +92,13 @@ class Terms:
         return tuple(PartyName(name) for name in self.manifest.clients)
 
     @classmethod
-    def of(cls, offer: Offer, roster: Roster) -> Terms:
+    def of(cls, offer: Offer, roster: Roster, *, priced: bool = True) -> Terms:
         """Decodes and checks an offer.
+
+        Args:
+            offer: What the leader offers.
+            roster: The federation's roster.
+            priced: Whether to check what the plan costs, which takes the accountant.
 
         Raises:
             RemoteProtocolError: The leader offers something inconsistent or unsafe.
@@ -97,6 +110,8 @@ class Terms:
             plan = Plan.from_record(json.loads(manifest.plan))
             terms = cls(manifest, digest(encode(manifest)), job, schema, plan)
             _check(offer, terms, roster)
+            if priced:
+                check_price(plan, job)
         except (ValueError, RecursionError, ConfigError, DecodeError, VerificationError) as error:
             raise RemoteProtocolError(
                 "offer.inconsistent",
@@ -113,6 +128,10 @@ def _check(offer: Offer, terms: Terms, roster: Roster) -> None:
         raise DecodeError("offer.digest", "job or schema differ from the manifest's digests")
     if roster.digest != manifest.roster:
         raise DecodeError("offer.roster", "the run names another roster")
+    if manifest.leader in (*manifest.clients, *manifest.helpers):
+        raise DecodeError(
+            "offer.leader", "the leader is a client or helper too: two logs, one name"
+        )
     if manifest.protocol != PROTOCOLS[job.aggregation.protocol]:
         raise DecodeError("offer.protocol", "the run uses another protocol than the job")
     if manifest.length > MAX_DRAWS:
@@ -156,7 +175,16 @@ def _check_plan(plan: Plan, job: JobSpec, manifest: Manifest) -> None:
     own = privacy.noise == "own"
     if not same or manifest.own_noise != own or manifest.max_colluding != colluding:
         raise DecodeError("offer.plan", "the privacy plan does not fit the job")
-    if plan.private and plan.epsilon() > privacy.epsilon * (1 + 1e-9):
+
+
+def check_price(plan: Plan, job: JobSpec) -> None:
+    """Whether a plan costs no more than its job says, and a site can pay for it.
+
+    Raises:
+        ConfigError: Against the run's own parties its epsilon is infinite.
+        DecodeError: It costs more than the job says.
+    """
+    if plan.private and plan.epsilon() > job.privacy.epsilon * (1 + 1e-9):
         raise DecodeError("offer.epsilon", "the privacy plan spends more epsilon than the job says")
     require_price(plan)
 

@@ -200,11 +200,16 @@ class Contract(Table):
         features = tuple(item for column in self.columns for item in _features(column))
         return Schema(features, label.name, label.classes)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """The validated content for canonical JSON, whatever the file's layout."""
+        content: dict[str, Any] = _decimals_as_text(self.model_dump(mode="json", by_alias=True))
+        return content
+
     @cached_property
     def digest(self) -> Digest:
-        """SHA-256 of the validated content, whatever the file's layout."""
-        content = self.model_dump(mode="json", by_alias=True)
-        return Digest(hashlib.sha256(rfc8785.dumps(_decimals_as_text(content))).digest())
+        """SHA-256 of the content."""
+        return Digest(hashlib.sha256(rfc8785.dumps(self.content)).digest())
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, but a copy has a digest of its own."""

@@ -202,9 +202,14 @@ class PolicyLock:
             "version": VERSION,
             "site": self.site,
             "digest": self.digest.hex(),
-            "locked_at": _time(self.locked_at),
+            "locked_at": self.locked_at_text,
         }
         return DOMAIN + rfc8785.dumps(content)
+
+    @property
+    def locked_at_text(self) -> str:
+        """``locked_at`` as approvers sign it."""
+        return _time(self.locked_at)
 
     @property
     def time(self) -> Milliseconds:

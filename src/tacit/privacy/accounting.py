@@ -12,8 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
-
-from dp_accounting.pld import privacy_loss_distribution as pld  # type: ignore[import-untyped]
+from typing import Any
 
 from tacit.errors import VerificationError
 from tacit.privacy.bounds import Rounds, renyi_bound, shown_by_a_test
@@ -317,8 +316,13 @@ def _interval(parts: tuple[Rounds, ...], finest: float) -> float:
 
 
 @lru_cache(maxsize=32)
-def _one_round(ratio: float, rate: float, interval: float) -> pld.PrivacyLossDistribution:
-    """The pessimistic distribution of one round, for adding and for removing a record."""
+def _one_round(ratio: float, rate: float, interval: float) -> Any:
+    """The pessimistic ``PrivacyLossDistribution`` of one round, for adding and removing a record."""
+    # Loaded when first asked: it takes a second, and who asks for no epsilon need not have it.
+    from dp_accounting.pld import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        privacy_loss_distribution as pld,
+    )
+
     return pld.from_gaussian_mechanism(
         ratio,
         value_discretization_interval=interval,

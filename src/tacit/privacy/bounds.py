@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from dp_accounting import dp_event, rdp  # type: ignore[import-untyped]
-from dp_accounting.privacy_accountant import NeighboringRelation  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 __all__ = ["Rounds", "renyi_bound", "shown_by_a_test"]
@@ -53,6 +51,12 @@ def renyi_bound(parts: Sequence[Rounds], delta: float) -> float:
     """
     if any(p.rate**2 * math.expm1(p.ratio**-2) < RENYI_ROUNDING for p in parts):
         return math.inf
+    # Loaded when first asked, like the accountant itself.
+    from dp_accounting import dp_event, rdp  # type: ignore[import-untyped]  # noqa: PLC0415
+    from dp_accounting.privacy_accountant import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        NeighboringRelation,
+    )
+
     event = dp_event.ComposedDpEvent(
         [
             dp_event.SelfComposedDpEvent(

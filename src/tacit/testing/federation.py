@@ -329,6 +329,7 @@ class SmallFederation:
             job=Digest(message.header.job),
             sender=message.sender,
             signer=self.identity(message.sender.party),
+            log=message.header.log,
         )
         return sign_message(
             channel,

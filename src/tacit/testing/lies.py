@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tacit.errors import TacitError
+from tacit.party.base import log_head
 from tacit.party.coordinator import Coordinator
 from tacit.party.helper import Helper
 from tacit.party.site import Site
@@ -38,6 +39,7 @@ from tacit.wire.messages import (
     CatchUpRequest,
     HelperKey,
     KeptRequest,
+    Record,
     Refusal,
     SealedSeed,
     Vector,
@@ -45,6 +47,7 @@ from tacit.wire.messages import (
 
 __all__ = [
     "ANY_ACCEPT",
+    "ANY_RECORD",
     "ANY_VECTOR",
     "EAST",
     "GROUP_ORDER",
@@ -86,6 +89,7 @@ GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 JUNK_KEY = b"k" * 33
 """No sealing key of any kind."""
 ANY_VECTOR = Vector(0, ())
+ANY_RECORD = Record(b"x", ANY_VECTOR, b"{}", (), b"")
 ANY_ACCEPT = Accept(bytes(32), bytes(32), bytes(32), 0, (), ())
 Make = Callable[[SmallFederation, Envelope], Envelope]
 """Turns the honest message into a lie."""
@@ -116,6 +120,7 @@ def forge(
         "receiver": str(receiver),
         "roster": small.roster.digest,
         "job": small.terms.manifest.job,
+        "log": log_head(small.sites.get(signer or sender.party, small.leader).ports.log),
         "body": encode(body),
     }
     encoded = encode(Header(**{**fields, **header}))

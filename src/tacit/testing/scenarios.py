@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tacit.engine.simulator import checkers, misdeeds, privacy
+from tacit.engine.simulator import checkers, log_misdeeds, misdeeds, privacy
 from tacit.engine.simulator.core import Checker, Simulation, Violation
 from tacit.engine.simulator.faults import Faults
 from tacit.engine.simulator.intruder import Adversary, Misdeed
@@ -39,6 +39,7 @@ CHECKERS: tuple[Callable[[], Checker], ...] = (
     checkers.BudgetHeads,
     checkers.Ending,
     checkers.Logs,
+    checkers.Witnesses,
     checkers.Progress,
     privacy.NoIsolation,
     privacy.ForwardSecrecy,
@@ -162,6 +163,8 @@ SCENARIOS: dict[str, Scenario] = {
     "one-operator": Scenario(("sybil",), misdeeds=misdeeds.LEADER, leads=True),
     "restored-budget": Scenario(("three-noisy", "four-noisy", "leaving-own"), restored=True),
     "long": Scenario(("long-noisy",)),
+    "lying-leader": Scenario(MALICIOUS, misdeeds=log_misdeeds.LEADER_LOGS, leads=True),
+    "lying-member": Scenario(MALICIOUS, misdeeds=log_misdeeds.MEMBER_LOGS),
 }
 
 

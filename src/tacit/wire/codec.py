@@ -33,6 +33,9 @@ SHORTEST_HEAD, LONGEST_HEAD = 24, 27
 PLAIN_VALUES = (0xF4, 0xF5, 0xF6)
 """false, true, null."""
 
+CUT_OFF = 0xFF
+"""Begins no item."""
+
 MessageT = TypeVar("MessageT")
 Check = Callable[[Any, int], Any]
 
@@ -102,44 +105,43 @@ def _check_shape(data: bytes) -> None:
         DecodeError: Not one well-formed item, too deep, too many items, or a part outside the format:
             a tag, float, other simple value, indefinite length or map key that is not text.
     """
-    position = 0
-    expected = [1]
-    keyed = [False]
+    position, size = 0, len(data)
+    outer: list[tuple[int, bool]] = []
+    left, keyed = 1, False  # Items still to come at this depth, and whether every other is a key.
+    # One loop without calls: a bundle has half a million items.
     for _ in range(MAX_ITEMS):
-        while expected and expected[-1] == 0:
-            expected.pop()
-            keyed.pop()
-        if not expected:
+        while left == 0 and outer:
+            left, keyed = outer.pop()
+        if left == 0:
             break
-        major, argument, position = _head(data, position)
-        if keyed[-1] and expected[-1] % 2 == 0 and major != TEXT:
+        initial = data[position] if position < size else CUT_OFF
+        major, argument = initial >> 5, initial & 31
+        position += 1
+        if argument >= SHORTEST_HEAD or major >= TAG:
+            argument, position = _long_head(data, initial, position)
+        if keyed and not left & 1 and major != TEXT:
             raise DecodeError("wire.key", "a map key is not text")
-        expected[-1] -= 1
+        left -= 1
         if major in (BYTES, TEXT):
             position += argument
         elif major in (ARRAY, MAP):
-            expected.append(argument * (2 if major == MAP else 1))
-            keyed.append(major == MAP)
-        if len(expected) > MAX_NESTING + 1 or position > len(data):
+            outer.append((left, keyed))
+            left, keyed = argument * (2 if major == MAP else 1), major == MAP
+        if len(outer) > MAX_NESTING or position > size:
             raise DecodeError("wire.syntax", "too deeply nested or cut off")
-    if expected or position != len(data):
+    if left or outer or position != size:
         raise DecodeError("wire.syntax", "too many items or trailing bytes")
 
 
-def _head(data: bytes, position: int) -> tuple[int, int, int]:
-    """Major type and argument of the item at ``position``, and the position after its head."""
-    if position >= len(data):
-        raise DecodeError("wire.syntax", "cut off")
-    initial = data[position]
+def _long_head(data: bytes, initial: int, position: int) -> tuple[int, int]:
+    """Argument of an item whose head is not one byte of a plain kind, and where its head ends."""
     major, argument = initial >> 5, initial & 31
     if major == TAG or (major == SIMPLE and initial not in PLAIN_VALUES) or argument > LONGEST_HEAD:
-        raise DecodeError("wire.syntax", "a tag, float, simple value or indefinite length")
-    position += 1
-    if argument >= SHORTEST_HEAD:
-        size = 1 << (argument - SHORTEST_HEAD)
-        argument = int.from_bytes(data[position : position + size], "big")
-        position += size
-    return major, argument, position
+        raise DecodeError("wire.syntax", "cut off, or a tag, float, simple value or open length")
+    if argument < SHORTEST_HEAD:
+        return argument, position
+    size = 1 << (argument - SHORTEST_HEAD)
+    return int.from_bytes(data[position : position + size], "big"), position + size
 
 
 def _to_plain(value: Any) -> Any:

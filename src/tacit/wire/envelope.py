@@ -23,6 +23,7 @@ __all__ = [
     "Channel",
     "Envelope",
     "Header",
+    "LogHead",
     "Received",
     "SignedMessage",
     "check_chunks",
@@ -39,6 +40,7 @@ DOMAIN = b"tacit message v1\x00"
 CHUNK_ELEMENTS = 2**18
 """Elements of a chunk, whatever their width: 1 MiB at 32 bits."""
 MAX_MESSAGE = 64 * 1024 * 1024
+MAX_LOG = 2**53 - 1
 KIND_OF = {kind: name for name, kind in MESSAGES.items()}
 
 
@@ -66,8 +68,20 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class LogHead:
+    """What the sender's log held when it signed: its number of leaves, and the root over them.
+
+    So every message binds its sender to a history: whoever holds it can tell whether the log was
+    rewritten since.
+    """
+
+    size: Annotated[int, Size(0, MAX_LOG)]
+    root: Hash
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """What is signed: version, type, run, round, sender, receiver, roster, job and the encoded body."""
+    """What is signed: version, type, who speaks to whom, in which run, and the encoded body."""
 
     version: Annotated[int, Size(WIRE_VERSION, WIRE_VERSION)]
     type: Annotated[str, Size(1, 32)]
@@ -77,6 +91,7 @@ class Header:
     receiver: Annotated[str, Size(3, 80)]
     roster: Hash
     job: Hash
+    log: LogHead
     body: Annotated[bytes, Size(1, MAX_MESSAGE)]
 
 
@@ -125,13 +140,14 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """What all messages of one party in one run share."""
+    """What the messages of one party in one run share, until its log grows."""
 
     run: Digest
     roster: Digest
     job: Digest
     sender: Address
     signer: Signer
+    log: LogHead
 
 
 Authenticate = Callable[[Address, bytes, bytes], None]
@@ -162,6 +178,7 @@ def sign_message(
             receiver=str(receiver),
             roster=channel.roster,
             job=channel.job,
+            log=channel.log,
             body=encode(body),
         )
     )

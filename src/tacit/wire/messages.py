@@ -18,22 +18,29 @@ __all__ = [
     "CatchUp",
     "CatchUpRequest",
     "CohortMember",
+    "Cosigned",
     "Finish",
     "HelperKey",
     "Kept",
     "KeptRequest",
     "KeyRequest",
+    "LogState",
     "Manifest",
     "MaskRequest",
     "MaskSum",
     "Offer",
+    "Proof",
     "Record",
     "Refusal",
     "RoundAbort",
     "RoundStart",
+    "Seal",
+    "Sealed",
     "SealedSeed",
     "Upload",
     "Vector",
+    "WitnessAnswer",
+    "WitnessRequest",
 ]
 
 MAX_PARTIES = 10_000
@@ -42,6 +49,13 @@ MAX_CHUNKS = 8_192
 MAX_LENGTH = 2**32 - 1
 MAX_SIGNED = 2 * 1024 * 1024
 MAX_HEADS = 64
+MAX_PATH = 64
+"""Hashes of a Merkle proof: one for every bit of a size."""
+MAX_PROOFS = 64
+MAX_NOTE = 4096
+MAX_LINE = 512
+MAX_LOG = 2**53 - 1
+MAX_EVIDENCE = 16 * 1024 * 1024
 
 Hash = Annotated[bytes, Size.exactly(32)]
 Name = Annotated[str, Size(1, 64)]
@@ -57,6 +71,44 @@ class Vector:
 
     length: Annotated[int, Size(0, MAX_LENGTH)]
     digests: Annotated[tuple[Hash, ...], Size(0, MAX_CHUNKS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows that a log at size ``old`` is a prefix of the log at a later size.
+
+    Reference: RFC 9162 section 2.1.4.
+    """
+
+    old: Annotated[int, Size(0, MAX_LOG)]
+    path: Annotated[tuple[Hash, ...], Size(0, MAX_PATH)]
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """The signed checkpoint of a log, with proofs from the sizes that its witnesses hold.
+
+    Reference: C2SP tlog-checkpoint.
+    """
+
+    note: Annotated[bytes, Size(1, MAX_NOTE)]
+    proofs: Annotated[tuple[Proof, ...], Size(0, MAX_PROOFS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Cosigned:
+    """What a witness says of a log: its signature line, or a code and an empty line.
+
+    ``log`` and ``witness`` are names in the roster; ``size`` is that of the head that the witness holds.
+
+    Reference: C2SP tlog-cosignature.
+    """
+
+    log: Name
+    witness: Name
+    size: Annotated[int, Size(0, MAX_LOG)]
+    line: Annotated[str, Size(0, MAX_LINE)]
+    code: Annotated[str, Size(0, 64)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +318,48 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Any -> leader: the party's events of this run (JSON lines in chunks) and its signed checkpoint."""
+    """Any -> leader: what the party's log says of this run, under its signed checkpoint.
 
-    checkpoint: Annotated[bytes, Size(1, 65_536)]
+    The events follow as JSON lines in chunks; ``proof`` leads from them to the checkpoint's root and
+    ``proofs`` from the sizes that witnesses hold to its size. ``policy`` is what the party discloses of
+    its policy, empty for nothing.
+    """
+
+    checkpoint: Annotated[bytes, Size(1, MAX_NOTE)]
     events: Vector
+    proof: Annotated[bytes, Size(2, MAX_EVIDENCE)]
+    proofs: Annotated[tuple[Proof, ...], Size(0, MAX_PROOFS)]
+    policy: Annotated[bytes, Size(0, MAX_EVIDENCE)]
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessRequest:
+    """Leader -> any: logs of others to cosign, and what others said of the receiver's own log."""
+
+    logs: Annotated[tuple[LogState, ...], Size(0, MAX_PARTIES)]
+    cosigned: Annotated[tuple[Cosigned, ...], Size(0, MAX_PARTIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessAnswer:
+    """Any -> leader: the party's own log now, and what it says of the logs of others."""
+
+    log: LogState | None
+    cosigned: Annotated[tuple[Cosigned, ...], Size(0, MAX_PARTIES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Leader -> any: the manifest of the bundle, for the party's signature."""
+
+    manifest: Annotated[bytes, Size(1, MAX_EVIDENCE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Any -> leader: the party's signature line of the manifest's note."""
+
+    line: Annotated[str, Size(1, MAX_LINE)]
 
 
 MESSAGES: dict[str, type] = {
@@ -289,5 +379,9 @@ MESSAGES: dict[str, type] = {
     "round-abort": RoundAbort,
     "finish": Finish,
     "record": Record,
+    "witness-request": WitnessRequest,
+    "witness-answer": WitnessAnswer,
+    "seal": Seal,
+    "sealed": Sealed,
 }
 """Message type on the wire -> class."""

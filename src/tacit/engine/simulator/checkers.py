@@ -15,10 +15,12 @@ import numpy as np
 from tacit.engine.simulator.core import Simulation, Violation
 from tacit.engine.simulator.oracle import keystream
 from tacit.errors import TacitError
+from tacit.ledger.log import log_origin
+from tacit.ledger.note import open_cosigned
 from tacit.secagg.masked import cohort_digest
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Received
-from tacit.wire.messages import Aggregate, Finish, MaskSum, RoundStart, Upload
+from tacit.wire.messages import Aggregate, Finish, MaskSum, RoundStart, Upload, WitnessAnswer
 
 __all__ = [
     "BudgetHeads",
@@ -38,6 +40,7 @@ __all__ = [
     "Rule",
     "SumExact",
     "UploadExact",
+    "Witnesses",
 ]
 
 
@@ -428,6 +431,60 @@ class Logs(Rule):
                 self.require(
                     rounds == sorted(set(rounds)), f"the log of {name} tells of {kind} in {rounds}"
                 )
+
+
+class Witnesses(Rule):
+    """No honest log is called rewritten, no witness cosigns backwards, and cosignatures verify."""
+
+    name = "witness"
+
+    def __init__(self) -> None:
+        self._sizes: dict[tuple[PartyName, str], int] = {}
+
+    def sent(self, simulation: Simulation, message: Received) -> None:
+        """What a witness cosigns of a log never gets smaller."""
+        witness = message.sender.party
+        if not isinstance(message.body, WitnessAnswer) or witness in simulation.rolled_back:
+            return
+        for one in message.body.cosigned:
+            if one.line:
+                before = self._sizes.get((witness, one.log), 0)
+                self._sizes[witness, one.log] = one.size
+                self.require(
+                    before <= one.size,
+                    f"{witness} cosigned {one.size} leaves of {one.log} after {before}",
+                )
+
+    def ended(self, simulation: Simulation) -> None:
+        """Reads every honest log, and what an honest leader has kept."""
+        cluster = simulation.cluster
+        excused = {*simulation.corrupt, *simulation.rolled_back, *cluster.restored}
+        honest = [cluster.sites[name] for name in simulation.honest_sites]
+        parties = honest if simulation.leader in excused else [*honest, cluster.leader]
+        for party in parties:
+            events = [json.loads(event) for _, event in party.ports.log.events()]
+            if any(
+                event.get("run", cluster.terms.run_id) != cluster.terms.run_id for event in events
+            ):
+                continue  # A replay of another federation's run: there all logs were others.
+            for record in events:
+                named = record.get("log") if record["type"] == "witness.refused" else None
+                self.require(
+                    named is None or named in excused or bool(cluster.restored),
+                    f"{party.address} calls the log of {named} {record.get('code')}",
+                )
+        if simulation.leader not in excused:
+            self._check_kept(simulation, excused)
+
+    def _check_kept(self, simulation: Simulation, excused: set[PartyName]) -> None:
+        roster, items = simulation.cluster.roster, simulation.cluster.leader.transcript.items()
+        keys = {log_origin(roster.federation, one.name): one.key for one in roster.members}
+        for name, note in items.items():
+            owner = PartyName(name.removeprefix("checkpoint-"))
+            if name.startswith("checkpoint-") and owner not in excused:
+                origin = log_origin(roster.federation, owner)
+                _, _, unknown = open_cosigned(note, (origin, keys[origin]), keys)
+                self.require(not unknown, f"strangers cosigned the log of {owner}")
 
 
 class Progress(Rule):

@@ -14,6 +14,7 @@ from typing import Any
 
 from tacit.engine.simulator.core import Cluster
 from tacit.errors import DecodeError, SignatureError
+from tacit.party.base import Party, log_head
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Address, Channel, Envelope, Received, sign_message
 
@@ -129,8 +130,14 @@ class Adversary:
             job=Digest(terms.manifest.job),
             sender=sender,
             signer=self.cluster.identity(signer),
+            log=log_head(self._machine(signer).ports.log),
         )
         return sign_message(channel, receiver, body, round_number=number, chunks=chunks)
+
+    def _machine(self, name: PartyName) -> Party:
+        """One of the machines over a party's log."""
+        leader = self.cluster.leader
+        return leader if name == leader.address.party else self.cluster.sites[name]
 
     def flip(self, data: bytes) -> bytes:
         """``data`` with one bit changed; empty stays empty."""
