@@ -13,6 +13,7 @@ from tacit.errors import ConfigError, LocalProtocolError, TacitError
 from tacit.evidence.records import read_log
 from tacit.ledger.log import log_origin
 from tacit.ledger.note import open_checkpoint
+from tacit.ledger.record import LogRecord
 from tacit.party.base import Party
 from tacit.party.context import helper_keys, upload_context
 from tacit.party.kept import KeptRounds, Verdict, add_up
@@ -123,13 +124,14 @@ def _against_own_log(
     """Whether a party's own signed log tells of the message that it signed, and of no other."""
     name = message.sender.party
     try:
-        events, note = transcript.get(f"log-{name}"), transcript.get(f"checkpoint-{name}")
+        record = LogRecord(transcript.get(f"log-{name}"), transcript.get(f"proof-{name}"))
+        note = transcript.get(f"checkpoint-{name}")
     except LocalProtocolError:
         return []  # The logs come when the run ends.
     origin = log_origin(party.roster.federation, name)
     try:
         opened = open_checkpoint(note, {origin: party.roster.member(name).key})
-        log = read_log(name, terms.run_id, events, opened)
+        log = read_log(name, terms.run_id, record, opened)
     except TacitError as error:
         return [(party.address.party, f"keeps a damaged log of {name}: {error.message}")]
     kind, field = {

@@ -100,12 +100,20 @@ def _add_receipts(inner: Any, command: Command) -> None:
         "run", nargs="?", default="", help="run id, or its first digits (default: last)"
     )
     shown.add_argument("--out", type=Path, metavar="FILE", help="file to write")
+    shown.add_argument(
+        "--erase", action="store_true", help="destroy them, and the salt of their commitment"
+    )
+    shown.add_argument("--yes", action="store_true", help="do it: this cannot be undone")
 
     text = "check receipts that a site handed over against the evidence of their run"
     verify = command(inner, "verify", _verify, text, inner=True)
     verify.add_argument("file", type=Path, help="what 'tacit contract receipts --out' wrote")
     verify.add_argument("bundle", type=Path, help="the bundle.zip of the run")
-    verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
+    verify.add_argument(
+        "--trust",
+        type=Path,
+        help="trust.json: whose keys count; never from whoever sent the bundle",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -154,8 +162,11 @@ def _quarantine(options: argparse.Namespace) -> int:
 
 
 def _receipts(options: argparse.Namespace) -> int:
-    from tacit.receipts import receipts  # noqa: PLC0415
+    from tacit.receipts import erase, receipts  # noqa: PLC0415
 
+    if options.erase:
+        erase(options.site, options.run, sure=options.yes, as_json=options.json)
+        return 0
     receipts(options.site, options.run, options.out, as_json=options.json)
     return 0
 

@@ -17,6 +17,7 @@ from tacit.connect import Inspection, KeyFolder, inspect
 from tacit.connect.infer import infer
 from tacit.connect.sources import read_secret
 from tacit.engine.folder import DATA_KEYS, not_a_site
+from tacit.engine.operators import log_key_erased
 from tacit.errors import ConfigError
 from tacit.files import write_atomic
 from tacit.policy.contract import Contract
@@ -347,6 +348,8 @@ def erase(
             "cannot be undone",
             remedy="add --yes; data sets that need this key can then not be read for it any more",
         )
+    if folder.holds(purpose, period):
+        log_key_erased(site, purpose, period)
     folder.destroy(purpose, period)
     if as_json:
         _print_json({"site": str(site), "purpose": purpose, "period": period, "erased": True})

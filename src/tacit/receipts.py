@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tacit.config import load_toml
 from tacit.engine.folder import STATE, not_a_site
+from tacit.engine.operators import erase_run_receipts
 from tacit.engine.store import SqliteStore
 from tacit.errors import ConfigError
 from tacit.evidence.receipts import ShownReceipts, check_receipts
@@ -23,7 +24,7 @@ from tacit.party.data import RECEIPTS
 from tacit.show import console, plain, table
 from tacit.types import PartyName
 
-__all__ = ["receipts", "verify"]
+__all__ = ["erase", "receipts", "verify"]
 
 FILE_LIMIT = 256 * 1024 * 1024
 STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_PROVEN: "yellow"}
@@ -54,6 +55,35 @@ def receipts(site: Path, run: str, out: Path | None, *, as_json: bool = False) -
     if out is not None:
         print(f"wrote {out}; it tells exact counts: for whom you would tell them")
         print(f"check it: tacit contract verify {out} BUNDLE --trust TRUST")
+
+
+def erase(site: Path, run: str, *, sure: bool = False, as_json: bool = False) -> None:
+    """Destroys the salt and the receipts of a run: its evidence then tells nothing of the data.
+
+    Args:
+        site: The site's folder.
+        run: The run id, or the first digits of it.
+        sure: Whether the operator has said so.
+        as_json: Whether to print one JSON object.
+
+    Raises:
+        ConfigError: Not a site folder, no run or several begin with these digits, or nobody said so.
+        LocalProtocolError: The run is not closed at the site.
+    """
+    if not (site / "site.toml").is_file():
+        raise not_a_site(site)
+    if not sure:
+        raise ConfigError(
+            "receipts.erase",
+            f"nothing was erased: destroying the receipts of run '{run}' cannot be undone",
+            remedy="add --yes; nobody can then show what the site's data went through in the run",
+        )
+    erased = erase_run_receipts(site, run)
+    if as_json:
+        print(json.dumps({"site": str(site), "run": erased, "erased": True}, indent=2))
+        return
+    print(f"erased salt and receipts of run {erased[:12]} of {site}; its bundle verifies as before")
+    print("copies of the state, for example in backups, must be deleted there")
 
 
 def verify(file: Path, bundle: Path, trust: Path | None, *, as_json: bool = False) -> int:

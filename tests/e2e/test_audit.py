@@ -88,8 +88,14 @@ def test_a_helper_that_signed_two_answers_is_named(run, capsys, tmp_path):
         _, stored = read("aggregate/4")
         aggregate = decode(Aggregate, stored, len(stored))
         vector, chunks = split_chunks(bytes(len(read("4/helper-north/0")[1])), 3)
+        header = honest.header
         channel = Channel(
-            honest.header.run, honest.header.roster, honest.header.job, honest.sender, identity
+            run=header.run,
+            roster=header.roster,
+            job=header.job,
+            sender=honest.sender,
+            signer=identity,
+            log=header.log,
         )
         body = dataclasses.replace(honest.body, vector=vector)
         leader = Address(LEADER, "leader")
