@@ -12,8 +12,10 @@ from tacit.errors import DecodeError, LocalProtocolError, TransportError
 from tacit.evidence import layout
 from tacit.evidence.archive import unpack
 from tacit.evidence.bundle import BundleWriter
+from tacit.evidence.dsse import Statement, sign_statement
 from tacit.evidence.head import Head
-from tacit.testing.bundles import LEADER, SITES, SyntheticRun
+from tacit.ledger.record import LogRecord
+from tacit.testing.bundles import SITES, SyntheticRun
 from tacit.wire.envelope import digest
 
 
@@ -98,15 +100,9 @@ def test_what_does_not_belong_is_refused(run, name: str) -> None:
 )
 def test_what_was_simulated_is_told_in_plain_short_lines(run, tmp_path, simulated) -> None:
     with pytest.raises(LocalProtocolError):
-        run.writer.write(
-            tmp_path / "bundle.zip",
-            leader=LEADER,
-            signer=run.identities[LEADER],
-            complete=False,
-            simulated=simulated,
-        )
+        run.write(tmp_path / "bundle.zip", complete=False, simulated=simulated)
     assert list(tmp_path.iterdir()) == []
-    head = Head("synthetic", run.run.hex(), "partial", "", simulated, {})
+    head = Head("synthetic", run.run.hex(), "partial", "", "00" * 32, simulated, {})
     with pytest.raises(DecodeError):
         Head.from_canonical(head.canonical())
     told = ("the sites' data: synthetic, drawn from a seed",)
@@ -115,7 +111,28 @@ def test_what_was_simulated_is_told_in_plain_short_lines(run, tmp_path, simulate
 
 def test_a_member_is_added_once(run) -> None:
     writer = BundleWriter(run.roster, run.run)
-    writer.add_log(SITES[0], b"events", b"checkpoint")
-    writer.add_log(SITES[0], b"events", b"checkpoint")
+    writer.add_log(SITES[0], LogRecord(b"events", b"proof"), b"checkpoint")
+    writer.add_log(SITES[0], LogRecord(b"events", b"proof"), b"checkpoint")
     with pytest.raises(LocalProtocolError):
-        writer.add_log(SITES[0], b"other", b"checkpoint")
+        writer.add_log(SITES[0], LogRecord(b"other", b"proof"), b"checkpoint")
+
+
+def test_the_manifest_comes_before_its_signatures(run, tmp_path) -> None:
+    writer = BundleWriter(run.roster, run.run)
+    with pytest.raises(LocalProtocolError, match="before"):
+        writer.write(tmp_path / "bundle.zip", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reports_of_others_are_added_by_name(run) -> None:
+    writer = BundleWriter(run.roster, run.run)
+    keys = [(run.origin(SITES[0]), run.identities[SITES[0]])]
+    report = sign_statement(Statement("attack-report", (("transcript", "00" * 32),), {}), keys)
+    writer.add_statement("attack-report", report)
+    assert writer.members[layout.statement("attack-report")] == report
+    for name, envelope in (("run", report), ("audit", report)):
+        with pytest.raises(LocalProtocolError):
+            writer.add_statement(name, envelope)
+    for name, envelope in (("attestation", report), ("attestation", b"{}")):
+        with pytest.raises(DecodeError):
+            writer.add_statement(name, envelope)

@@ -16,7 +16,7 @@ EAST, NORTH = SITES[0], SITES[1]
 
 def verify(run: SyntheticRun, members: dict[str, bytes] | None = None) -> Report:
     """As the leader would present it: manifest signed anew."""
-    data = sealed(run, run.writer.members if members is None else members)
+    data = sealed(run, run.evidence() if members is None else members)
     return verify_bundle(data, Trust.of(run.roster))
 
 
@@ -133,7 +133,7 @@ def test_a_head_that_nobody_logged_is_not_proven() -> None:
         return None if of_east else event
 
     run = SyntheticRun(edit=edit).begin().close(complete=False)
-    report = verify_bundle(sealed(run, run.writer.members, complete=False), Trust.of(run.roster))
+    report = verify_bundle(sealed(run, run.evidence(), complete=False), Trust.of(run.roster))
     assert report.claim("budget").status is Status.NOT_PROVEN
     assert f"nobody logged a head of the budget of {EAST}" in report.claim("budget").reason
 
@@ -149,7 +149,7 @@ def test_a_stopped_run_settles_the_whole_plan() -> None:
     for epsilon, fails in ((plan.epsilon(1), {"epsilon"}), (plan.epsilon(), set())):
         run = SyntheticRun(edit=changing("client.run.settled", epsilon=repr(epsilon)))
         run.begin().round(1).close(rounds=1, complete=False)
-        data = sealed(run, run.writer.members, complete=False)
+        data = sealed(run, run.evidence(), complete=False)
         assert failed(verify_bundle(data, Trust.of(run.roster))) == fails
 
 
@@ -169,28 +169,28 @@ def test_accountant_versions_differ_in_the_last_digits_only(kind, claim, short, 
 
 def test_a_dropped_event_fails_log_inclusion(honest) -> None:
     name = layout.events(EAST)
-    lines = honest.writer.members[name].splitlines(keepends=True)
+    lines = honest.evidence()[name].splitlines(keepends=True)
     for dropped in range(len(lines)):
         forged = b"".join(lines[:dropped] + lines[dropped + 1 :])
-        report = verify(honest, {**honest.writer.members, name: forged})
+        report = verify(honest, {**honest.evidence(), name: forged})
         assert failed(report) == {"log-inclusion"}, str(report)
 
 
 def test_swapped_logs_fail(honest) -> None:
-    members = honest.writer.members
-    for name in (layout.events, layout.checkpoint):
+    members = honest.evidence()
+    for name in (layout.events, layout.proof, layout.checkpoint):
         members[name(EAST)], members[name(NORTH)] = members[name(NORTH)], members[name(EAST)]
-    assert failed(verify(honest, members)) == {"authenticity", "log-inclusion"}
+    assert failed(verify(honest, members)) == {"authenticity", "log-inclusion", "witness"}
 
 
 def test_events_of_one_party_under_the_checkpoint_of_another_fail(honest) -> None:
-    members = honest.writer.members
+    members = honest.evidence()
     members[layout.events(EAST)] = members[layout.events(NORTH)]
     assert failed(verify(honest, members)) == {"log-inclusion"}
 
 
 def test_a_log_of_a_stranger_fails(honest) -> None:
-    members = {**honest.writer.members, "logs/stranger.jsonl": b""}
+    members = {**honest.evidence(), "logs/stranger.jsonl": b""}
     assert failed(verify(honest, members)) == {"log-inclusion"}
 
 
@@ -206,7 +206,7 @@ def test_a_helper_that_answered_for_another_cohort_fails() -> None:
 
 def test_a_second_answer_fails() -> None:
     run = SyntheticRun().begin().round(1).round(2)
-    view = run.writer.members
+    view = run.evidence()
     assert layout.mask_sum(2, EAST) in view
     upload = run.sign(EAST, "client", _upload_body(run), 2)
     run.answer(EAST, 2, digest(b"context"), [upload], shown=False)
@@ -245,16 +245,16 @@ def test_another_released_model_fails() -> None:
 
 @pytest.mark.parametrize("name", [layout.INITIAL, layout.aggregate(2), layout.FINAL])
 def test_a_changed_model_file_fails_the_chain_even_if_signed(honest, name: str) -> None:
-    content = bytearray(honest.writer.members[name])
+    content = bytearray(honest.evidence()[name])
     content[-8] ^= 1
-    report = verify(honest, {**honest.writer.members, name: bytes(content)})
+    report = verify(honest, {**honest.evidence(), name: bytes(content)})
     assert failed(report) == {"model-chain"}, str(report)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64])
 def test_a_malformed_model_file_fails_the_chain(honest, content: bytes) -> None:
     for name in (layout.INITIAL, layout.aggregate(1), layout.FINAL):
-        report = verify(honest, {**honest.writer.members, name: content})
+        report = verify(honest, {**honest.evidence(), name: content})
         assert "model-chain" in failed(report), name
 
 
@@ -271,25 +271,25 @@ def test_a_malformed_model_file_fails_the_chain(honest, content: bytes) -> None:
     ],
 )
 def test_what_is_left_out_is_not_proven(honest, name: str, claim: str) -> None:
-    members = {other: data for other, data in honest.writer.members.items() if other != name}
+    members = {other: data for other, data in honest.evidence().items() if other != name}
     report = verify(honest, members)
     assert report.claim(claim).status is Status.NOT_PROVEN, str(report)
     assert report.exit_code == 2
 
 
 def test_a_message_in_another_place_fails(honest) -> None:
-    members = honest.writer.members
+    members = honest.evidence()
     members[layout.upload(3, EAST)] = members[layout.upload(2, EAST)]
     assert "same-job" in failed(verify(honest, members))
 
 
 def test_a_message_of_another_run_fails(honest) -> None:
     other = SyntheticRun(min_cohort=3).begin().round(1)
-    members = honest.writer.members
-    members[layout.upload(1, EAST)] = other.writer.members[layout.upload(1, EAST)]
+    members = honest.evidence()
+    members[layout.upload(1, EAST)] = other.evidence()[layout.upload(1, EAST)]
     assert "same-job" in failed(verify(honest, members))
 
 
 def test_another_job_file_fails(honest) -> None:
-    members = {**honest.writer.members, layout.JOB: b"{}"}
+    members = {**honest.evidence(), layout.JOB: b"{}"}
     assert failed(verify(honest, members)) == {"same-job"}

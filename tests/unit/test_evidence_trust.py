@@ -9,7 +9,8 @@ import rfc8785
 
 from tacit.errors import ConfigError
 from tacit.evidence.report import CLAIMS, default_required
-from tacit.evidence.trust import Trust
+from tacit.evidence.trust import Trust, default_quorum
+from tacit.testing.bundles import SyntheticRun
 from tacit.testing.entropy import SeededEntropy
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Member, Roster
@@ -39,14 +40,32 @@ def test_round_trip(tmp_path) -> None:
     assert Trust.load(path) == trust
     assert Trust.of(roster()).required == set(CLAIMS)
     record = json.loads(path.read_text())
-    assert record.keys() == {"version", "federation", "roster", "members", "required"}
+    assert record.keys() == {
+        "version",
+        "federation",
+        "roster",
+        "members",
+        "required",
+        "quorum",
+        "witnesses",
+    }
+    assert (record["version"], record["quorum"], record["witnesses"]) == (2, 1, {})
     assert record["roster"] == roster().digest.hex()
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda record: record.update(version=2),
+        lambda record: record.update(version=1),
+        lambda record: record.update(version="2"),
+        lambda record: record.update(quorum=0),
+        lambda record: record.update(quorum=True),
+        lambda record: record.update(quorum="1"),
+        lambda record: record.pop("quorum"),
+        lambda record: record.update(witnesses={"w": "ab"}),
+        lambda record: record.update(witnesses={"a name": "ab" * 32}),
+        lambda record: record.update(witnesses={"a+name": "ab" * 32}),
+        lambda record: record.update(witnesses=[]),
         lambda record: record.update(roster="00" * 32),
         lambda record: record.update(federation="other"),
         lambda record: record.update(required=["everything"]),
@@ -73,6 +92,41 @@ def test_anything_else_is_refused(tmp_path, change) -> None:
     path.write_bytes(rfc8785.dumps(record) + b"\n")
     with pytest.raises(ConfigError, match="trust"):
         Trust.load(path)
+
+
+def test_independent_witnesses_and_their_number(tmp_path) -> None:
+    path = tmp_path / "trust.json"
+    trust = Trust.of(roster(), quorum=1, witnesses={"witness.example/w1": b"\x11" * 32})
+    trust.write(path)
+    assert Trust.load(path) == trust
+
+
+@pytest.mark.parametrize(
+    ("operators", "quorum"),
+    [
+        ("ab", 1),
+        ("abc", 2),
+        ("abcd", 2),
+        ("abcde", 3),
+        ("abcdefghijklmnop", 8),
+        ("abcdefghijklmnopqrs", 6),
+        ("aab", 1),
+        ("a", 1),
+    ],
+)
+def test_by_default_more_than_half_of_the_others_are_witnesses(operators: str, quorum: int) -> None:
+    members = tuple(
+        Member(
+            PartyName(f"p{i}"),
+            operator,
+            "eu",
+            ("client",),
+            Identity.generate(SeededEntropy(f"p{i}")).public_key,
+        )
+        for i, operator in enumerate(operators)
+    )
+    parties = [member.name for member in members]
+    assert default_quorum(Roster("demo", members), parties) == quorum
 
 
 def test_a_run_may_be_named(tmp_path) -> None:
@@ -112,3 +166,11 @@ def test_default_requirements_follow_what_a_run_can_prove() -> None:
     assert default_required(masked=True, private=True) == CLAIMS
     assert "epsilon" not in default_required(masked=True, private=False)
     assert "one-sum-per-upload" not in default_required(masked=False, private=False)
+    undisclosed = default_required(masked=True, private=True, disclosed=False)
+    assert set(CLAIMS) - set(undisclosed) == {"residency"}
+
+
+def test_a_party_is_no_independent_witness() -> None:
+    run = SyntheticRun()
+    with pytest.raises(ConfigError, match="has the name of the log of 'north'"):
+        Trust.of(run.roster, witnesses={run.origin(PartyName("north")): bytes(32)})

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
+import rfc8785
 
 from tacit.errors import ConfigError
 from tacit.evidence import CLAIMS, Report, Status, Trust, verify_bundle
 from tacit.evidence.archive import pack
+from tacit.evidence.head import check_signatures, note_of, sign_line
 from tacit.evidence.report import default_required
-from tacit.testing.bundles import LEADER, SITES, SyntheticRun, sealed
+from tacit.ledger.log import Log
+from tacit.testing.bundles import LEADER, SITES, SyntheticRun, reseal, sealed
 from tacit.testing.entropy import SeededEntropy
+from tacit.testing.store import MemoryStore
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Member, Roster
+from tacit.types import PartyName
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +44,10 @@ def test_an_honest_run_passes_every_claim(run, tmp_path) -> None:
 
 
 def test_without_a_trust_file_authenticity_is_not_proven(run) -> None:
-    report = verify_bundle(sealed(run, run.writer.members))
-    assert statuses(report) == dict.fromkeys(CLAIMS, "PASS") | {"authenticity": "NOT PROVEN"}
+    report = verify_bundle(sealed(run, run.evidence()))
+    assert statuses(report) == dict.fromkeys(CLAIMS, "PASS") | dict.fromkeys(
+        ("authenticity", "witness"), "NOT PROVEN"
+    )
     assert report.exit_code == 0
 
 
@@ -59,13 +66,13 @@ def test_another_federation_fails_authenticity(run) -> None:
         ),
         Roster("other", run.roster.members),
     ):
-        report = verify_bundle(sealed(run, run.writer.members), Trust.of(trust))
+        report = verify_bundle(sealed(run, run.evidence()), Trust.of(trust))
         assert report.claim("authenticity").status is Status.FAIL
         assert report.exit_code == 1
 
 
 def test_a_bundle_of_another_run_than_the_trust_file_names_fails(run) -> None:
-    data = sealed(run, run.writer.members)
+    data = sealed(run, run.evidence())
     assert verify_bundle(data, Trust.of(run.roster, run=run.run.hex())).exit_code == 0
     report = verify_bundle(data, Trust.of(run.roster, run="aa" * 32))
     assert report.claim("same-job").status is Status.FAIL
@@ -124,7 +131,7 @@ def test_a_missing_file_is_a_configuration_error(tmp_path) -> None:
 
 
 def test_exit_code_2_when_a_required_claim_is_not_proven(short) -> None:
-    data = sealed(short, short.writer.members, complete=False)
+    data = sealed(short, short.evidence(), complete=False)
     assert verify_bundle(data, Trust.of(short.roster)).exit_code == 2
     proven = ("authenticity", "integrity", "same-job", "cohort", "policy", "receipts")
     report = verify_bundle(data, Trust.of(short.roster, proven))
@@ -132,7 +139,7 @@ def test_exit_code_2_when_a_required_claim_is_not_proven(short) -> None:
 
 
 def test_a_partial_bundle_proves_what_it_holds(short) -> None:
-    report = verify_bundle(sealed(short, short.writer.members, complete=False))
+    report = verify_bundle(sealed(short, short.evidence(), complete=False))
     assert report.status == "partial"
     found = statuses(report)
     assert "FAIL" not in found.values(), str(report)
@@ -140,6 +147,7 @@ def test_a_partial_bundle_proves_what_it_holds(short) -> None:
     assert unproven == {
         "authenticity",
         "log-inclusion",
+        "witness",
         "one-sum-per-upload",
         "epsilon",
         "budget",
@@ -148,13 +156,13 @@ def test_a_partial_bundle_proves_what_it_holds(short) -> None:
 
 
 def test_a_complete_bundle_cannot_hide_the_end_of_a_log(short) -> None:
-    report = verify_bundle(sealed(short, short.writer.members, complete=True))
+    report = verify_bundle(sealed(short, short.evidence(), complete=True))
     assert report.claim("log-inclusion").status is Status.FAIL
 
 
 @pytest.mark.parametrize("party", [LEADER, SITES[0]])
 def test_without_a_log_what_rests_on_it_is_not_proven(run, party) -> None:
-    members = {n: d for n, d in run.writer.members.items() if not n.startswith(f"logs/{party}.")}
+    members = {n: d for n, d in run.evidence().items() if not n.startswith(f"logs/{party}.")}
     report = verify_bundle(sealed(run, members), Trust.of(run.roster))
     found = statuses(report)
     assert found["log-inclusion"] == found["same-job"] == "NOT PROVEN"
@@ -166,7 +174,7 @@ def test_without_a_log_what_rests_on_it_is_not_proven(run, party) -> None:
 def test_a_plain_run_proves_no_privacy_but_the_rest() -> None:
     run = SyntheticRun(protocol="plain", unit="none").play()
     required = default_required(masked=False, private=False)
-    report = verify_bundle(sealed(run, run.writer.members), Trust.of(run.roster, required))
+    report = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster, required))
     assert report.exit_code == 0, str(report)
     unproven = {claim.id for claim in report.claims if claim.status is Status.NOT_PROVEN}
     assert unproven == {"one-sum-per-upload", "epsilon", "budget"}
@@ -174,14 +182,86 @@ def test_a_plain_run_proves_no_privacy_but_the_rest() -> None:
 
 def test_a_run_that_lost_a_round_passes() -> None:
     run = SyntheticRun().begin().round(1).round(2, closed=False).round(3).close()
-    report = verify_bundle(sealed(run, run.writer.members), Trust.of(run.roster))
+    report = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster))
     assert report.exit_code == 0, str(report)
 
 
 def test_report_as_json_and_text(run) -> None:
-    report = verify_bundle(sealed(run, run.writer.members), Trust.of(run.roster))
+    report = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster))
     record = json.loads(report.to_json())
     assert [claim["id"] for claim in record["claims"]] == list(CLAIMS)
     assert record["exit_code"] == 0
     assert record["claims"][0].keys() == {"id", "status", "reason", "required"}
     assert all(claim in str(report) for claim in CLAIMS)
+
+
+def test_every_party_signs_the_manifest(run) -> None:
+    members = run.evidence()
+    for missing in SITES:
+        rest = tuple(name for name in run.identities if name != missing)
+        found = verify_bundle(pack(reseal(run, members, signers=rest)), Trust.of(run.roster))
+        assert found.claim("authenticity").status is Status.NOT_PROVEN
+        assert f"{missing} took part and did not sign the manifest" in found.claims[0].reason
+        assert found.exit_code == 2
+    found = verify_bundle(pack(reseal(run, members, signers=SITES)), Trust.of(run.roster))
+    assert found.claim("authenticity").status is Status.FAIL, "the leader's is always there"
+
+
+def test_a_thousand_parties_can_sign() -> None:
+    """A manifest of many parties is a note of many lines, and stays one."""
+    names = [PartyName(f"site-{number:04d}") for number in range(1000)]
+    signers = {name: Identity.generate(SeededEntropy(name)) for name in names}
+    lines = [sign_line(b"{}", "demo", name, signer) for name, signer in signers.items()]
+    keys = {name: signer.public_key for name, signer in signers.items()}
+    assert check_signatures(note_of(b"{}", reversed(lines)), b"{}", "demo", keys) == set(names)
+
+
+def test_every_forged_message_is_named() -> None:
+    """Also among so many that their signatures are checked on several threads."""
+    run = SyntheticRun(rounds=8).play()
+    members = run.members()
+    names = [name for name in members if name.endswith(".msg")]
+    assert len(names) > 64
+    for name in names[::17]:
+        forged = bytearray(members[name])
+        forged[-1] ^= 1
+        found = verify_bundle(pack({**members, name: bytes(forged)}))
+        assert found.claim("authenticity").status is Status.FAIL
+        assert name in found.claim("authenticity").reason
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_bundle_of_another_version_is_refused_with_the_reason(run, version: int) -> None:
+    manifest = {**json.loads(run.members()["manifest.json"]), "version": version}
+    data = pack({**run.members(), "manifest.json": rfc8785.dumps(manifest)})
+    found = verify_bundle(data)
+    assert f"of version '{version}' of the format" in found.claim("integrity").reason
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda event: {**event, "receipt": "11" * 32}, "east rewrote its log after"),
+        (lambda event: None, "east rewrote its log after"),
+        (lambda event: event, ""),
+    ],
+)
+def test_a_history_rewritten_after_a_message_fails(change, reason: str) -> None:
+    """By its own party, which signs and has cosigned its log as it is in the end."""
+    run = SyntheticRun().begin().round(1).round(2).round(3)
+    store, east = MemoryStore(), SITES[0]
+    log = Log(store, run.origin(east), run.identities[east])
+    for _, data in run.logs[east].events():
+        event = json.loads(data)
+        kept = {k: v for k, v in event.items() if k not in ("seq", "time", "previous")}
+        if event["type"].endswith("receipt.issued"):
+            kept = change(kept)
+        if kept is not None:
+            with store.transaction():
+                log.append(kept, event["time"])
+    run.stores[east], run.logs[east] = store, log
+    run.close()
+    claim = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster)).claim("log-inclusion")
+    assert claim.status is (Status.FAIL if reason else Status.PASS)
+    assert reason in claim.reason

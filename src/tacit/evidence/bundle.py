@@ -1,25 +1,35 @@
-"""Writing an evidence bundle: collects members, signs the manifest, writes the archive whole or not."""
+"""Writing an evidence bundle: collects members, makes the manifest, writes the archive whole or not."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.errors import LocalProtocolError
+from tacit.errors import LocalProtocolError, TacitError
 from tacit.evidence import layout
 from tacit.evidence.archive import pack
-from tacit.evidence.head import MAX_SIMULATED, Head, is_plain, sign
+from tacit.evidence.dsse import open_envelope, sign_statement
+from tacit.evidence.head import MAX_SIMULATED, Head, is_plain, note_of, transcript_digest
+from tacit.evidence.sbom import installed_sbom
+from tacit.evidence.statements import derive, required
+from tacit.evidence.tensors import write_model
+from tacit.evidence.view import Missing, View
 from tacit.files import write_atomic
+from tacit.ledger.log import log_origin
+from tacit.ledger.record import LogRecord
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName, Signer
 from tacit.wire.envelope import Received
 from tacit.wire.messages import Accept, HelperKey, MaskSum, Offer, Upload
 
-__all__ = ["BundleWriter", "write_bundle"]
+__all__ = ["BundleWriter", "add_statements", "head_of"]
 
 
 class BundleWriter:
@@ -34,11 +44,14 @@ class BundleWriter:
         self._roster = roster
         self._run = run
         self._members: dict[str, bytes] = {layout.ROSTER: roster.canonical}
+        self._final: NDArray[np.float64] | None = None
+        self._manifest = b""
+        self._stated: dict[str, bytes] | None = None
 
     @property
     def members(self) -> dict[str, bytes]:
-        """What was added so far."""
-        return dict(self._members)
+        """What was added so far; after ``manifest`` all that it covers."""
+        return dict(self._members if self._stated is None else self._stated)
 
     def add(self, name: str, data: bytes) -> None:
         """Adds one member.
@@ -50,6 +63,7 @@ class BundleWriter:
             raise LocalProtocolError("evidence.member", f"{name!r} does not belong into a bundle")
         if self._members.setdefault(name, data) != data:
             raise LocalProtocolError("evidence.member", f"{name!r} was added with other content")
+        self._stated = None
 
     def add_message(self, message: Received) -> None:
         """Adds a signed message where its type, sender and round say; an ``Offer`` with its parts.
@@ -84,70 +98,140 @@ class BundleWriter:
         """Adds the parameters before the first round, float64[d]."""
         self.add(layout.INITIAL, _bytes(theta, "<f8"))
 
-    def add_final(self, model: bytes) -> None:
-        """Adds the released model file, safetensors with a float64 tensor ``theta``."""
-        self.add(layout.FINAL, model)
+    def add_final(self, theta: NDArray[np.float64]) -> None:
+        """Adds the released parameters, float64[d]; they will name the transcript behind them."""
+        self._final, self._stated = theta, None
 
-    def add_log(self, party: PartyName, events: bytes, checkpoint: bytes) -> None:
-        """Adds what a party's ``Log.record`` and ``Log.checkpoint`` gave, taken at the same size."""
-        self.add(layout.events(party), events)
+    def add_log(self, party: PartyName, record: LogRecord, checkpoint: bytes) -> None:
+        """Adds a party's record of the run and its checkpoint of the same size, cosignatures included."""
+        self.add(layout.events(party), record.events)
+        self.add(layout.proof(party), record.proof)
         self.add(layout.checkpoint(party), checkpoint)
 
-    def write(
+    def add_policy(self, site: PartyName, disclosed: bytes) -> None:
+        """Adds what a site discloses of its policy."""
+        self.add(layout.policy(site), disclosed)
+
+    def add_statement(self, name: str, envelope: bytes) -> None:
+        """Adds a statement that somebody else made and signed, one of ``layout.REPORTED``.
+
+        Raises:
+            DecodeError: Not an envelope, or not of a statement of this name.
+            LocalProtocolError: No such statement belongs into a bundle.
+        """
+        if name not in layout.REPORTED:
+            raise LocalProtocolError("evidence.member", f"no statement {name!r} can be added")
+        open_envelope(envelope).statement(name)
+        self.add(layout.statement(name), envelope)
+
+    def manifest(
         self,
-        path: Path,
         *,
         leader: PartyName,
         signer: Signer,
         complete: bool,
         simulated: tuple[str, ...] = (),
-    ) -> Digest:
-        """Signs the manifest and writes the bundle to ``path``, all of it or nothing.
+    ) -> bytes:
+        """What the bundle will hold: for every party to sign, see ``head.sign_line``.
+
+        Adds the released model, the leader's statements and the list of software.
 
         Args:
-            path: Destination; an existing file is replaced.
-            leader: Who signs.
+            leader: Who signs the statements.
             signer: The leader's identity.
             complete: Whether the run ended as planned; otherwise the bundle is marked partial.
             simulated: What in this run was not real, for the reader.
+
+        Raises:
+            LocalProtocolError: An entry of ``simulated`` is too long or not one line of text.
+        """
+        if len(simulated) > MAX_SIMULATED or not all(map(is_plain, simulated)):
+            raise LocalProtocolError(
+                "evidence.simulated",
+                "what was simulated is told in a few short lines of plain text",
+            )
+        members = {layout.SBOM: installed_sbom(), **self._members}
+        if self._final is not None:
+            transcript = transcript_digest(_digests(members))
+            members[layout.FINAL] = write_model(self._final, self._run.hex(), transcript)
+        head = head_of(
+            members,
+            federation=self._roster.federation,
+            run=self._run.hex(),
+            complete=complete,
+            simulated=simulated,
+        )
+        self._stated, self._manifest = add_statements(members, head, leader, signer)
+        return self._manifest
+
+    def write(self, path: Path, lines: Iterable[str]) -> Digest:
+        """Writes the bundle to ``path``, all of it or nothing.
+
+        Args:
+            path: Destination; an existing file is replaced.
+            lines: The parties' signature lines of what ``manifest`` returned, the leader's included.
 
         Returns:
             SHA-256 of the bundle.
 
         Raises:
+            LocalProtocolError: There is no manifest yet.
             TransportError: The disk refuses the write; nothing is left behind.
         """
-        final = self._members.get(layout.FINAL)
-        files = {name: hashlib.sha256(data).hexdigest() for name, data in self._members.items()}
-        head = Head(
-            federation=self._roster.federation,
-            run=self._run.hex(),
-            status="complete" if complete else "partial",
-            model=hashlib.sha256(final).hexdigest() if final is not None else "",
-            simulated=simulated,
-            files=files,
-        )
-        return write_bundle(path, self._members, head, leader, signer)
+        if self._stated is None:
+            raise LocalProtocolError(
+                "evidence.manifest", "the manifest comes before its signatures"
+            )
+        sealing = {
+            layout.MANIFEST: self._manifest,
+            layout.SIGNATURE: note_of(self._manifest, lines),
+        }
+        data = pack({**self._stated, **sealing})
+        write_atomic(path, data)
+        return Digest(hashlib.sha256(data).digest())
 
 
-def write_bundle(
-    path: Path, members: dict[str, bytes], head: Head, leader: PartyName, signer: Signer
-) -> Digest:
-    """Writes ``members`` under a signed ``head``; returns the SHA-256 of the file.
+def head_of(
+    members: Mapping[str, bytes],
+    *,
+    federation: str,
+    run: str,
+    complete: bool,
+    simulated: tuple[str, ...] = (),
+) -> Head:
+    """What the manifest says of these members."""
+    final, files = members.get(layout.FINAL), _digests(members)
+    return Head(
+        federation=federation,
+        run=run,
+        status="complete" if complete else "partial",
+        model=hashlib.sha256(final).hexdigest() if final is not None else "",
+        transcript=transcript_digest(files),
+        simulated=simulated,
+        files=files,
+    )
 
-    Raises:
-        LocalProtocolError: An entry of ``simulated`` is too long or not one line of text.
-        TransportError: The disk refuses the write; nothing is left behind.
+
+def add_statements(
+    members: Mapping[str, bytes], head: Head, leader: PartyName, signer: Signer
+) -> tuple[dict[str, bytes], bytes]:
+    """Members with the statements that follow from them, and the manifest of all.
+
+    A statement that the members do not reach for is left out.
     """
-    if len(head.simulated) > MAX_SIMULATED or not all(map(is_plain, head.simulated)):
-        raise LocalProtocolError(
-            "evidence.simulated", "what was simulated is told in a few short lines of plain text"
-        )
-    manifest = head.canonical()
-    signature = sign(manifest, head.federation, leader, signer)
-    data = pack({**members, layout.MANIFEST: manifest, layout.SIGNATURE: signature})
-    write_atomic(path, data)
-    return Digest(hashlib.sha256(data).digest())
+    view = View({**members, layout.MANIFEST: head.canonical()})
+    keyid = log_origin(head.federation, leader)
+    whole = dict(members)
+    for name in layout.DERIVED:
+        with contextlib.suppress(Missing, TacitError):
+            if name in required(view):
+                envelope = sign_statement(derive(view, name), [(keyid, signer)])
+                whole[layout.statement(name)] = envelope
+    return whole, replace(head, files=_digests(whole)).canonical()
+
+
+def _digests(members: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in members.items()}
 
 
 def _bytes(array: NDArray[Any], dtype: str) -> bytes:

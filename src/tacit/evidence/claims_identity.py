@@ -6,7 +6,8 @@ import hashlib
 
 from tacit.errors import TacitError
 from tacit.evidence import layout
-from tacit.evidence.head import check_signature
+from tacit.evidence.head import check_signatures, transcript_digest
+from tacit.evidence.records import PartyLog
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.trust import Trust
 from tacit.evidence.view import Missing, View, inconsistency
@@ -20,7 +21,7 @@ __all__ = ["authenticity", "integrity", "log_inclusion", "same_job"]
 
 
 def authenticity(view: View, trust: Trust | None) -> Claim:
-    """Manifest, every message and every checkpoint are signed by members of the pinned roster."""
+    """Every party signed the manifest, and its own messages and checkpoint, by the pinned roster."""
     findings = Findings("authenticity")
     for fault in view.faults:
         findings.fail(fault)
@@ -36,22 +37,27 @@ def authenticity(view: View, trust: Trust | None) -> Claim:
     elif trust.roster.digest != view.roster.digest:
         findings.fail(_roster_difference(trust, view))
     return findings.conclude(
-        f"{len(view.messages)} messages, the manifest and every checkpoint are signed by the "
-        f"{len(view.roster.members)} parties of the trusted roster"
+        lambda: (
+            f"{len(view.messages)} messages and every checkpoint are signed by the "
+            f"{len(view.roster.members)} members of the trusted roster, and the manifest by all "
+            f"{len(view.parties)} parties of the run"
+        )
     )
 
 
 def _check_manifest_signature(view: View, findings: Findings) -> None:
-    leaders = {member.name: member.key for member in view.roster.with_role("leader")}
+    """Whoever signed has seen what is in the bundle; the leader alone could leave things out."""
     try:
-        signer = check_signature(
+        parties = {party: view.key(party) for party in view.parties}
+        signed = check_signatures(
             view.members.get(layout.SIGNATURE, b""),
             view.members[layout.MANIFEST],
             view.head.federation,
-            leaders,
+            parties,
         )
-        if signer != view.leader:
-            findings.fail(f"{signer}, who did not lead the run, signed the manifest")
+        findings.require(view.leader in signed, f"{view.leader}, who led the run, did not sign it")
+        for party in sorted(parties.keys() - signed):
+            findings.unproven(f"{party} took part and did not sign the manifest")
     except TacitError as error:
         findings.fail(f"{layout.SIGNATURE}: {error.message}")
     except Missing as missing:
@@ -95,6 +101,10 @@ def integrity(view: View) -> Claim:
             findings.fail(f"{name} does not belong into a bundle")
     if view.head.model != view.head.files.get(layout.FINAL, ""):
         findings.fail("the manifest names another model than the released one")
+    findings.require(
+        view.head.transcript == transcript_digest(view.head.files),
+        "the manifest names another transcript than its members make up",
+    )
     return findings.conclude(
         f"the archive is canonical and all {len(files)} members match the manifest"
     )
@@ -132,10 +142,11 @@ def _check_places(view: View, findings: Findings) -> None:
         place = layout.place(name)
         sender = message.sender
         if place is None:
-            right = message.header.type == "offer" and sender.party == view.leader
+            found = (message.header.type, sender.party, message.round)
+            right = found == ("offer", view.leader, 0)
         else:
-            found = (message.header.type, sender.party, sender.role, message.round)
-            right = found == (place.type, place.party, place.role, place.round)
+            told = (message.header.type, sender.party, sender.role, message.round)
+            right = told == (place.type, place.party, place.role, place.round)
         findings.require(right, f"{name} holds another message than its name says")
         is_party = place is None or place.party in (
             view.helpers if place.role == "helper" else view.clients
@@ -181,7 +192,7 @@ def _check_leader(view: View, findings: Findings) -> None:
 
 
 def log_inclusion(view: View) -> Claim:
-    """Every event stands under its party's checkpoint; from the first to ``run.closed`` none lacks."""
+    """Every event is in its party's log, none lacks, and no history was rewritten after a message."""
     findings = Findings("log-inclusion")
     shown = {layout.log_party(name) for name in view.members} - {None}
     for stranger in sorted(shown - set(view.parties), key=str):
@@ -196,6 +207,7 @@ def log_inclusion(view: View) -> Claim:
             findings.fail(log.message)
             continue
         count += len(log.events)
+        _check_heads(view, party, log, findings)
         if not log.closed:
             reason = f"the log of {party} ends before the run was closed"
             (findings.fail if view.complete else findings.unproven)(reason)
@@ -207,8 +219,24 @@ def log_inclusion(view: View) -> Claim:
     if view.complete:
         _check_last_round(view, findings)
     return findings.conclude(
-        f"{count} events of {len(view.parties)} parties, none missing up to the end of the run"
+        f"{count} events of {len(view.parties)} parties, none missing up to the end of the run, "
+        f"and no history rewritten after any of {len(view.messages)} messages"
     )
+
+
+def _check_heads(view: View, party: PartyName, log: PartyLog, findings: Findings) -> None:
+    """Every head that a party signed in a message is that of a prefix of its final log."""
+    for name, head in view.heads.get(party, {}).items():
+        if head.size > log.size:
+            findings.fail(f"{party} dropped events from its log after {name}")
+            continue
+        root = log.root_at(head.size)
+        if root is None:
+            findings.unproven(
+                f"{name} was signed before {party} logged anything of the run: nothing shows its log then"
+            )
+        else:
+            findings.require(root == head.root, f"{party} rewrote its log after {name}")
 
 
 def _check_last_round(view: View, findings: Findings) -> None:

@@ -6,6 +6,7 @@ clients and helpers: every round that one of them took part in must be accounted
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Set as AbstractSet
 
 from tacit.evidence.report import Findings
@@ -94,7 +95,8 @@ def check_followed(view: View, client: PartyName, findings: Findings) -> None:
     closed = [round_view.number for round_view in view.closed_rounds]
     for event in view.log(client).of("model.checked"):
         number, applied = event.number("round"), event.number("aggregate_round")
-        last = max((other for other in closed if other < number), default=0)
+        before = bisect_left(closed, number)
+        last = closed[before - 1] if before else 0
         findings.require(
             applied == last,
             f"{client} had the sum of round {applied} when round {number} began, "

@@ -1,4 +1,4 @@
-"""Claims about what each site decided, issued, spent and charged."""
+"""Claims about what each site spent and charged."""
 
 from __future__ import annotations
 
@@ -7,41 +7,20 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 from tacit.errors import TacitError
-from tacit.evidence import layout
+from tacit.evidence.prices import Price
 from tacit.evidence.records import Event, PartyLog
 from tacit.evidence.report import Claim, Findings
 from tacit.evidence.view import Missing, View, inconsistency
-from tacit.party.price import epsilon_milli
 from tacit.types import PartyName
 from tacit.wire.messages import Accept
 
-__all__ = ["budget", "epsilon", "policy", "receipts"]
-
-TOLERANCE = Decimal("1e-9")
-"""Relative; covers the last digits of an epsilon computed on another platform, nothing more."""
-
-VERSION_TOLERANCE = Decimal("1e-6")
-"""Relative; two versions of the accountant differ by less, whoever lies about privacy by more."""
+__all__ = ["budget", "each_client", "epsilon", "first_index"]
 
 
-def _at_least(recorded: Decimal, needed: Decimal, reason: str, findings: Findings) -> None:
-    """Fails with ``reason`` if the recorded epsilon is below the recomputed one."""
-    if recorded >= needed * (1 - TOLERANCE):
-        return
-    if recorded >= needed * (1 - VERSION_TOLERANCE):
-        findings.unproven(f"{reason}; by less than 1e-6: accountant versions differ")
-    else:
-        findings.fail(reason)
-
-
-def _epsilon(view: View, rounds: int | None = None) -> Decimal:
-    """The plan's epsilon for so many rounds, by default for all."""
-    return Decimal(repr(view.plan.charge(rounds)))
-
-
-def _each_client(
+def each_client(
     view: View, findings: Findings, check: Callable[[PartyName, PartyLog], None]
 ) -> None:
+    """Checks one client after the other; what one lacks does not hide what is wrong with another."""
     for client in view.clients:
         try:
             check(client, view.log(client))
@@ -51,111 +30,9 @@ def _each_client(
             findings.fail(f"{client}: {error.message}")
 
 
-def _first(log: PartyLog, *kinds: str) -> int | None:
+def first_index(log: PartyLog, *kinds: str) -> int | None:
     """Index of the first event of these kinds."""
     return min((event.index for kind in kinds for event in log.of(kind)), default=None)
-
-
-def _uploaders(view: View) -> set[PartyName]:
-    """The clients whose uploads the transcript shows."""
-    return {client for round_view in view.rounds for client in round_view.uploads}
-
-
-def _accept(view: View, client: PartyName) -> Accept:
-    message = view.messages.get(layout.accept(client))
-    if message is None or not isinstance(message.body, Accept):
-        raise Missing(f"the acceptance of {client} is not in the bundle")
-    return message.body
-
-
-def policy(view: View) -> Claim:
-    """Each client's policy allowed the run before anything left, and every round had the same lock."""
-    findings = Findings("policy")
-
-    uploaders = _uploaders(view)
-
-    def check(client: PartyName, log: PartyLog) -> None:
-        decisions = log.of("policy.decided")
-        if not all(event.flag("allowed") for event in decisions) or not decisions:
-            took_part = client in uploaders or log.of("upload.sent")
-            reason = f"the policy of {client} did not allow the run"
-            (findings.fail if took_part else findings.unproven)(reason)
-            return
-        accept, first = _accept(view, client), decisions[0]
-        same = (first.digest("policy"), first.digest("contract")) == (
-            accept.policy,
-            accept.contract,
-        )
-        findings.require(same, f"{client} accepted under another policy or contract")
-        rounds = {event.digest("policy") for event in log.of("upload.sent")}
-        findings.require(
-            rounds <= {accept.policy},
-            f"{client} uploaded under another policy than it accepted under",
-        )
-        _check_price(view, client, first, findings)
-        accepted = [event.digest("accept") for event in log.of("offer.accepted")]
-        findings.require(
-            accepted == [view.messages[layout.accept(client)].digest],
-            f"the acceptance of {client} is not the one that it logged",
-        )
-        left = _first(log, "offer.accepted", "upload.sent")
-        findings.require(
-            left is None or first.index < left, f"{client} took part before its policy decided"
-        )
-
-    _each_client(view, findings, check)
-    return findings.conclude(f"the policies of all {len(view.clients)} clients allowed the run")
-
-
-def _check_price(view: View, client: PartyName, decided: Event, findings: Findings) -> None:
-    """The policy was asked about the epsilon that the plan costs."""
-    asked = decided.text("epsilon_milli")
-    expected, epsilon = str(epsilon_milli(view.plan)), view.plan.charge()
-    if math.isfinite(epsilon):
-        near = {str(math.ceil(epsilon * 1000 * (1 + sign * 1e-6))) for sign in (-1, 1)}
-        if asked != expected and asked in near:
-            findings.unproven(
-                f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
-                f"{expected}/1000; at the edge of rounding: accountant versions differ"
-            )
-            return
-    findings.require(
-        asked == expected,
-        f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
-        f"{expected}/1000",
-    )
-
-
-def receipts(view: View) -> Claim:
-    """Each client issued the receipt of its data, read under the same lock, before its first upload."""
-    findings = Findings("receipts")
-    uploaders = _uploaders(view)
-
-    def check(client: PartyName, log: PartyLog) -> None:
-        issued, sent = log.of("receipt.issued"), _first(log, "upload.sent")
-        if client not in uploaders and sent is None:
-            return
-        if not issued or (sent is not None and issued[0].index > sent):
-            findings.fail(f"{client} uploaded without a receipt")
-            return
-        event, accept = issued[0], _accept(view, client)
-        event.digest("receipt")
-        findings.require(
-            event.digest("contract") == accept.contract, f"the receipt of {client} is of other data"
-        )
-        findings.require(
-            event.digest("policy") == accept.policy,
-            f"the data of {client} were read under another policy",
-        )
-        findings.require(
-            event.digest("schema") == view.manifest.schema,
-            f"the receipt of {client} names another schema",
-        )
-
-    _each_client(view, findings, check)
-    if not uploaders:
-        findings.unproven("no upload is in the bundle")
-    return findings.conclude(f"{len(uploaders)} clients issued receipts before their first upload")
 
 
 def epsilon(view: View) -> Claim:
@@ -173,7 +50,8 @@ def epsilon(view: View) -> Claim:
         findings.unproven("the run has no differential privacy")
         return findings.conclude("")
     recorded: list[Decimal] = []
-    uploaders = _uploaders(view)
+    price = Price(view)
+    _check_job_price(view, findings)
 
     def check(client: PartyName, log: PartyLog) -> None:
         charges = log.of("budget.charged")
@@ -185,26 +63,40 @@ def epsilon(view: View) -> Claim:
             return
         stated = list(_stated(charges))
         if stated:
-            needed = _epsilon(view, len(rounds))
-            _at_least(stated[-1], needed, f"{client} charged less epsilon than {needed}", findings)
-        uploaded = client in uploaders or bool(log.of("upload.sent")) or bool(charges)
-        whole, settled = _epsilon(view) if uploaded else Decimal(0), log.of("run.settled")
+            price.check(f"{client} charged", stated[-1], len(rounds), findings)
+        uploaded = client in view.uploaders or bool(log.of("upload.sent")) or bool(charges)
+        settled = log.of("run.settled")
         for event in settled:
             epsilon = event.decimal("epsilon")
-            reason = f"{client} settled epsilon {epsilon}, the plan needs {whole}"
-            _at_least(epsilon, whole, reason, findings)
+            price.check(f"{client} settled", epsilon, None if uploaded else 0, findings)
             recorded.append(epsilon)
         if uploaded and not settled:
             findings.unproven(f"{client} has not settled its epsilon")
 
-    _each_client(view, findings, check)
+    each_client(view, findings, check)
     if not recorded:
         findings.unproven("no client settled an epsilon")
     return findings.conclude(
         lambda: (
             f"recorded epsilon is at most {max(recorded)} per site at delta {view.plan.delta}, "
-            f"with up to {view.plan.max_colluding} colluding helper(s)"
+            f"with up to {view.plan.max_colluding} colluding helper(s); enough by {price.accountants}"
         )
+    )
+
+
+def _check_job_price(view: View, findings: Findings) -> None:
+    """The plan costs no more than the job promised; without the accountant, recorded figures tell."""
+    cost, plan = view.cost(), view.plan
+    if cost is None:
+        return
+    findings.require(
+        math.isfinite(cost),
+        "against leader and helpers, who see who takes part, epsilon is infinite",
+    )
+    promised = plan.epsilon() if plan.visible_sampling else cost
+    findings.require(
+        promised <= view.job.privacy.epsilon * (1 + 1e-9),
+        "the privacy plan spends more epsilon than the job says",
     )
 
 
@@ -230,22 +122,32 @@ def budget(view: View) -> Claim:
         if charges and (not reserved or reserved[0].index > charges[0].index):
             findings.fail(f"{client} charged before it had reserved")
         for event in reserved:
-            epsilon, needed = event.decimal("epsilon"), _epsilon(view)
-            reason = f"{client} reserved epsilon {epsilon}, the plan needs {needed}"
-            _at_least(epsilon, needed, reason, findings)
+            _check_reserved(view, client, event, findings)
             findings.require(
-                (event.number("count"), event.text("head")) == _head(_accept(view, client)),
+                (event.number("count"), event.text("head")) == _head(view.accept(client).body),
                 f"{client} showed another head of its budget than it logged",
             )
         _check_settlement(client, log, findings)
 
-    _each_client(view, findings, check)
+    each_client(view, findings, check)
     return findings.conclude(
         lambda: (
             f"{sum(uploads)} uploads, each charged before it left, and settled; the head of every "
             f"budget is countersigned by at least {witnesses} others"
         )
     )
+
+
+def _check_reserved(view: View, client: PartyName, event: Event, findings: Findings) -> None:
+    """A reservation covers the plan; without the accountant, all that the client settled."""
+    epsilon = event.decimal("epsilon")
+    if view.cost() is not None:
+        Price(view).check(f"{client} reserved", epsilon, None, findings)
+        return
+    for settled in view.log(client).of("run.settled"):
+        findings.require(
+            epsilon >= settled.decimal("epsilon"), f"{client} reserved less than it settled"
+        )
 
 
 def _head(accept: Accept) -> tuple[int, str]:
@@ -278,7 +180,7 @@ def _check_heads(view: View, findings: Findings) -> int:
 
     for client in view.clients:
         try:
-            fewest = min(fewest, check(client, _head(_accept(view, client))))
+            fewest = min(fewest, check(client, _head(view.accept(client).body)))
         except Missing as missing:
             findings.unproven(str(missing))
         except TacitError as error:

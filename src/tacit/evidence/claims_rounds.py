@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from tacit.algebra.ring import Ring
 from tacit.errors import DecodeError, TacitError
@@ -27,6 +23,7 @@ from tacit.evidence.claims_logs import (
     check_shown,
 )
 from tacit.evidence.report import Claim, Findings
+from tacit.evidence.tensors import read_model
 from tacit.evidence.view import Missing, RoundView, View
 from tacit.learn.early_stop import should_stop
 from tacit.learn.server import ServerState
@@ -41,7 +38,7 @@ Floats = NDArray[np.float64]
 
 
 def cohort(view: View) -> Claim:
-    """Every sum is over enough operators, in one context, and every helper answered for it."""
+    """Every sum is over enough operators, in one context, with every helper that a site requires."""
     findings = Findings("cohort")
     closed = view.closed_rounds
     if not closed:
@@ -49,6 +46,9 @@ def cohort(view: View) -> Claim:
     smallest: list[int] = []
     for round_view in closed:
         _guarded(findings, partial(_check_cohort, view, round_view, findings, smallest))
+    for round_view in view.rounds if view.masked else ():
+        for client in round_view.uploads:
+            _guarded(findings, partial(_check_insisted, view, round_view, client, findings))
     _guarded(findings, partial(check_rounds, view, findings))
     for party in dict.fromkeys([*view.clients, *view.helpers]):
         _guarded(findings, partial(check_hidden, view, party, findings))
@@ -113,6 +113,26 @@ def _check_cohort(
     for event in view.log(view.leader).in_round("aggregate.computed", number):
         findings.require(
             event.digest("cohort") == name, f"the leader summed another cohort in round {number}"
+        )
+
+
+def _check_insisted(
+    view: View, round_view: RoundView, client: PartyName, findings: Findings
+) -> None:
+    """The helpers that a client's site insists on were there, and enough that could not all collude."""
+    number, present = round_view.number, set(view.present(round_view))
+    sealed = {PartyName(seed.helper) for seed in round_view.uploads[client].body.seeds}
+    for event in view.log(client).of("offer.accepted"):
+        required = set(event.texts("required_helpers"))
+        for helper in sorted(required - sealed):
+            findings.fail(f"{client} uploaded in round {number} without its helper {helper}")
+        for helper in sorted(required & sealed - present):
+            findings.unproven(f"the key of helper {helper} for round {number} is not there")
+        colluding = event.number("max_colluding_helpers")
+        findings.require(
+            len(view.roster.operators(sealed & set(view.helpers))) > colluding,
+            f"{client} uploaded in round {number} although all helpers present might have colluded "
+            f"(it reckons with {colluding})",
         )
 
 
@@ -299,20 +319,12 @@ def _check_release(
     if data is None:
         findings.unproven("the bundle holds no released model")
         return
-    tensors, metadata = _read_final(data)
+    theta, metadata = read_model(data)
     findings.require(
-        tensors.keys() == {"theta"}, f"{layout.FINAL} holds something other than the parameters"
+        metadata == {"run": view.head.run, "transcript": view.head.transcript},
+        f"{layout.FINAL} does not name this run and its transcript",
     )
-    findings.require(
-        metadata == {"run": view.head.run}, f"{layout.FINAL} does not name this run alone"
-    )
-    theta = tensors.get("theta")
-    same = (
-        theta is not None
-        and theta.dtype == np.float64
-        and theta.shape == released.shape
-        and theta.tobytes() == released.tobytes()
-    )
+    same = theta == released.astype("<f8").tobytes()
     findings.require(same, "the released model is not the one that the rounds lead to")
     expected = _digest(released)
     # The leader wrote the last sum and its own log; only the clients' chains bind the last model.
@@ -330,16 +342,3 @@ def _check_release(
 
 def _digest(parameters: Floats) -> Digest:
     return Digest(hashlib.sha256(parameters.astype("<f8").tobytes()).digest())
-
-
-def _read_final(data: bytes) -> tuple[dict[str, NDArray[Any]], Any]:
-    """Tensors and metadata of a safetensors file.
-
-    Reference: https://github.com/huggingface/safetensors#format, an 8-byte length and a JSON header.
-    """
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DecodeError("evidence.model", f"{layout.FINAL} is not a safetensors file") from error
-    return tensors, header.get("__metadata__")

@@ -1,28 +1,29 @@
-"""Reading a party's log from a bundle: events, their proofs, their order, and nothing left out."""
+"""Reading a party's log from a bundle: events, their proof, their order, and nothing left out."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from tacit.errors import DecodeError, LedgerError
 from tacit.evidence.head import HEX_DIGEST
-from tacit.ledger.merkle import leaf_hash, verify_inclusion
 from tacit.ledger.note import Checkpoint
+from tacit.ledger.record import LogRecord, OpenedRecord, open_record
+from tacit.types import Digest
 
 __all__ = ["Event", "PartyLog", "read_log"]
 
 ROLES = ("client.", "helper.", "leader.")
-PREFIX = '{"event":'
-TAIL = re.compile(
-    r',"index":(?P<index>0|[1-9][0-9]{0,17}),"proof":\[(?P<proof>(?:"[0-9a-f]{64}"(?:,(?=")|(?=\])))*)\]\}'
-)
-NODE = re.compile("[0-9a-f]{64}")
-DECODER = json.JSONDecoder()
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"an event holds the float {text[:20]}")
+
+
+DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 # Equal to RFC 8785 for what a log accepts: no floats, integers below 2^53, text without surrogates.
 
@@ -77,6 +78,17 @@ class Event:
             raise self._wrong(name)
         return tuple(bytes.fromhex(item) for item in value)
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts.
+
+        Raises:
+            DecodeError: Anything else.
+        """
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._wrong(name)
+        return tuple(value)
+
     def number(self, name: str) -> int:
         """A non-negative integer.
 
@@ -120,11 +132,26 @@ class Event:
 
 
 class PartyLog:
-    """The events of one run at one party, proven to be all of them up to the last."""
+    """The events of one run at one party, proven to be all of them up to the last.
 
-    def __init__(self, party: str, events: Sequence[Event]) -> None:
+    Args:
+        party: Whose log.
+        events: The run's events, in order.
+        own: The party's own events since the run began, which belong to no run.
+        opened: The record that they come from.
+    """
+
+    def __init__(
+        self,
+        party: str,
+        events: Sequence[Event],
+        own: Sequence[Event],
+        opened: OpenedRecord,
+    ) -> None:
         self.party = party
         self.events = tuple(events)
+        self.own = tuple(own)
+        self._opened = opened
         self._by_kind: dict[str, list[Event]] = {}
         self._by_round: dict[tuple[str, int], list[Event]] = {}
         for event in events:
@@ -142,16 +169,40 @@ class PartyLog:
         return self._by_round.get((kind, number), [])
 
     @property
+    def start(self) -> int:
+        """Index of the run's first event."""
+        return self._opened.start
+
+    @property
+    def size(self) -> int:
+        """Events of the whole log."""
+        return self._opened.size
+
+    def root_at(self, size: int) -> Digest | None:
+        """The root of the log when it had ``size`` events; None from before the run began."""
+        return self._opened.root_at(size)
+
+    @property
     def closed(self) -> bool:
         """Whether the party closed the run, so that nothing can follow."""
         return bool(self.of("run.closed"))
 
 
-def read_log(party: str, run: str, data: bytes, checkpoint: Checkpoint) -> PartyLog:
-    """Reads what ``Log.record`` wrote, under a checkpoint that was verified.
+def read_log(
+    party: str, run: str, record: LogRecord, checkpoint: Checkpoint, sizes: Iterable[int] = ()
+) -> PartyLog:
+    """Reads a party's record of a run, under a checkpoint that was verified.
 
-    Every event must stand under the checkpoint's root, belong to ``run``, and name the run's event
-    before it: the first names none, so none is missing from the first to the last.
+    Every event must stand under the checkpoint's root, belong to ``run`` or to the party itself, and
+    name the run's event before it: the first names none, so none is missing from the first to the
+    last.
+
+    Args:
+        party: Whose log.
+        run: Run id in hexadecimal.
+        record: What ``Log.record`` gave.
+        checkpoint: Of the same size.
+        sizes: Sizes of the log at which its root will be asked for.
 
     Raises:
         LedgerError: It is not so.
@@ -160,50 +211,48 @@ def read_log(party: str, run: str, data: bytes, checkpoint: Checkpoint) -> Party
     changed, added, dropped or reordered since its party signed
     (tests/unit/test_evidence_records.py::test_any_dropped_or_changed_event_is_refused).
     """
+    opened = open_record(record, checkpoint, sizes)
     events: list[Event] = []
-    for line in data.split(b"\n")[:-1]:
-        event = _read_line(party, line, checkpoint)
+    own: list[Event] = []
+    for index, leaf in opened.events:
+        event = _read_leaf(party, index, leaf)
+        if type(event.fields.get("seq")) is not int or event.fields["seq"] != index:
+            raise _bad(party, f"event {index} stands in another place than it says")
+        if "run" not in event.fields:
+            own.append(event)
+            continue
         expected = events[-1].index if events else None
-        if event.fields.get("run") != run or event.fields.get("seq") != event.index:
-            raise _bad(party, f"event {event.index} belongs elsewhere")
-        if event.fields.get("previous") != expected:
-            raise _bad(party, f"an event is missing before event {event.index}")
+        if event.fields["run"] != run:
+            raise _bad(party, f"event {index} belongs to another run")
+        previous = event.fields.get("previous")
+        if previous != expected or type(previous) not in (int, type(None)):
+            raise _bad(party, f"an event is missing before event {index}")
         events.append(event)
-    if not events or not data.endswith(b"\n"):
-        raise _bad(party, "there are no events, or the last is cut off")
-    return PartyLog(party, events)
+    if not events or events[0].index != opened.start:
+        raise _bad(party, "there are no events, or the record does not begin with the run's first")
+    return PartyLog(party, events, own, opened)
 
 
-def _read_line(party: str, line: bytes, checkpoint: Checkpoint) -> Event:
-    """One line ``{"event":{...},"index":0,"proof":["hex",...]}``; the event's own bytes are the leaf."""
+def _read_leaf(party: str, index: int, leaf: bytes) -> Event:
+    """One event: RFC 8785 JSON without floats."""
     try:
-        text = line.decode("utf-8")
-        if not text.startswith(PREFIX):
-            raise ValueError("prefix")
-        fields, end = DECODER.raw_decode(text, len(PREFIX))
-        leaf, tail = text[len(PREFIX) : end], TAIL.fullmatch(text, end)
-        if tail is None or CANONICAL.encode(fields) != leaf:
+        text = leaf.decode("utf-8")
+        fields = DECODER.decode(text)
+        if type(fields) is not dict or CANONICAL.encode(fields) != text:
             raise ValueError("not canonical")
-        index = int(tail["index"])
-        nodes = [bytes.fromhex(node) for node in NODE.findall(tail["proof"])]
         kind = fields["type"]
         if not isinstance(kind, str):
             raise ValueError("type")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _bad(party, "a line is not an event with its proof") from error
-    try:
-        verify_inclusion(leaf_hash(leaf.encode()), index, checkpoint.size, nodes, checkpoint.root)
-    except LedgerError as error:
-        raise _bad(party, f"event {index} is not under the signed checkpoint") from error
+        raise _bad(party, f"event {index} is not an event in its one form") from error
     return Event(index, _without_role(kind), fields)
 
 
 def _without_role(kind: str) -> str:
     """``client.run.closed`` -> ``run.closed``: who spoke is clear from the kind and the log."""
     for role in ROLES:
-        rest = kind.removeprefix(role)
-        if rest != kind and "." in rest:
-            return rest
+        if kind.startswith(role) and "." in kind[len(role) :]:
+            return kind[len(role) :]
     return kind
 
 

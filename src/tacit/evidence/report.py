@@ -13,14 +13,17 @@ CLAIMS = (
     "authenticity",
     "integrity",
     "log-inclusion",
+    "witness",
     "same-job",
     "cohort",
     "one-sum-per-upload",
     "policy",
     "receipts",
+    "residency",
     "epsilon",
     "budget",
     "model-chain",
+    "statements",
 )
 """Stable ids of all claims, in the order of a report."""
 
@@ -44,11 +47,19 @@ class Claim:
     reason: str
 
 
-def default_required(*, masked: bool, private: bool) -> tuple[str, ...]:
-    """The claims that a complete run of this kind proves."""
+def default_required(*, masked: bool, private: bool, disclosed: bool = True) -> tuple[str, ...]:
+    """The claims that a complete run of this kind proves.
+
+    Args:
+        masked: Whether contributions are masked.
+        private: Whether there is differential privacy.
+        disclosed: Whether every site discloses its policy and contract.
+    """
     without = {"epsilon", "budget"} if not private else set()
     if not masked:
         without.add("one-sum-per-upload")
+    if not disclosed:
+        without.add("residency")
     return tuple(claim for claim in CLAIMS if claim not in without)
 
 

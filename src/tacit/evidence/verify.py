@@ -5,12 +5,20 @@ Needs no network and no state. A claim that the bundle cannot support is NOT PRO
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from tacit.errors import DecodeError, TacitError
-from tacit.evidence import claims_identity, claims_privacy, claims_rounds
+from tacit.evidence import (
+    claims_identity,
+    claims_policy,
+    claims_privacy,
+    claims_rounds,
+    claims_statements,
+    claims_witness,
+)
 from tacit.evidence.archive import ARCHIVE_LIMIT, unpack
 from tacit.evidence.report import CLAIMS, Claim, Report, Status
 from tacit.evidence.trust import Trust
@@ -18,6 +26,9 @@ from tacit.evidence.view import Missing, View
 from tacit.files import read_limited
 
 __all__ = ["verify_bundle"]
+
+PRICED = ("policy", "epsilon", "budget")
+"""Claims that ask what the plan costs."""
 
 
 def verify_bundle(bundle: Path | bytes, trust: Trust | None = None) -> Report:
@@ -41,22 +52,11 @@ def verify_bundle(bundle: Path | bytes, trust: Trust | None = None) -> Report:
     name = hashlib.sha256(data).hexdigest()
     required = trust.required if trust is not None else frozenset()
     try:
-        view = View(unpack(data))
+        view = View(unpack(data), priced=True)
     except DecodeError as error:
         return Report(name, "", "", "", (), _unreadable(error), required)
-    checks: dict[str, Callable[[], Claim]] = {
-        "authenticity": lambda: claims_identity.authenticity(view, trust),
-        "integrity": lambda: claims_identity.integrity(view),
-        "log-inclusion": lambda: claims_identity.log_inclusion(view),
-        "same-job": lambda: claims_identity.same_job(view, trust),
-        "cohort": lambda: claims_rounds.cohort(view),
-        "one-sum-per-upload": lambda: claims_rounds.one_sum_per_upload(view),
-        "policy": lambda: claims_privacy.policy(view),
-        "receipts": lambda: claims_privacy.receipts(view),
-        "epsilon": lambda: claims_privacy.epsilon(view),
-        "budget": lambda: claims_privacy.budget(view),
-        "model-chain": lambda: claims_rounds.model_chain(view),
-    }
+    with contextlib.closing(view):
+        claims = _claims(view, trust)
     head = view.head
     return Report(
         bundle=name,
@@ -64,9 +64,32 @@ def verify_bundle(bundle: Path | bytes, trust: Trust | None = None) -> Report:
         run=head.run,
         status=head.status,
         simulated=head.simulated,
-        claims=tuple(_decide(claim, checks[claim]) for claim in CLAIMS),
+        claims=claims,
         required=required,
     )
+
+
+def _claims(view: View, trust: Trust | None) -> tuple[Claim, ...]:
+    checks: dict[str, Callable[[], Claim]] = {
+        "authenticity": lambda: claims_identity.authenticity(view, trust),
+        "integrity": lambda: claims_identity.integrity(view),
+        "log-inclusion": lambda: claims_identity.log_inclusion(view),
+        "witness": lambda: claims_witness.witness(view, trust),
+        "same-job": lambda: claims_identity.same_job(view, trust),
+        "cohort": lambda: claims_rounds.cohort(view),
+        "one-sum-per-upload": lambda: claims_rounds.one_sum_per_upload(view),
+        "policy": lambda: claims_policy.policy(view),
+        "receipts": lambda: claims_policy.receipts(view),
+        "residency": lambda: claims_policy.residency(view),
+        "epsilon": lambda: claims_privacy.epsilon(view),
+        "budget": lambda: claims_privacy.budget(view),
+        "model-chain": lambda: claims_rounds.model_chain(view),
+        "statements": lambda: claims_statements.statements(view),
+    }
+    # Last of all what waits for the accountant, which loads meanwhile.
+    order = sorted(CLAIMS, key=lambda claim: claim in PRICED)
+    decided = {claim: _decide(claim, checks[claim]) for claim in order}
+    return tuple(decided[claim] for claim in CLAIMS)
 
 
 def _decide(claim: str, check: Callable[[], Claim]) -> Claim:

@@ -5,6 +5,7 @@ No party takes part: one builder holds all keys, so that tests can let parties l
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +15,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from tacit.algebra.encoding import decode as decode_fixed
 from tacit.algebra.ring import Ring
+from tacit.errors import DecodeError
 from tacit.evidence import layout
 from tacit.evidence.archive import pack
-from tacit.evidence.bundle import BundleWriter
-from tacit.evidence.head import Head, sign
+from tacit.evidence.bundle import BundleWriter, add_statements, head_of
+from tacit.evidence.head import note_of, sign_line, transcript_digest
+from tacit.evidence.sbom import sbom
+from tacit.evidence.tensors import read_theta, write_model
 from tacit.learn.server import ServerState
 from tacit.ledger.log import Log, log_origin
+from tacit.ledger.note import add_signatures, cosign
+from tacit.party.base import log_head
 from tacit.party.coordinates import server_rule
-from tacit.party.job import JobSpec
 from tacit.policy.cedar import UNBOUNDED_EPSILON
 from tacit.policy.schema import FeatureColumn, Schema
-from tacit.privacy.calibration import sample_bound
-from tacit.privacy.plan import Plan
 from tacit.secagg.masked import cohort_digest, round_context
+from tacit.testing.bundle_terms import synthetic_job, synthetic_plan
+from tacit.testing.disclosures import SiteDisclosure
 from tacit.testing.entropy import SeededEntropy
 from tacit.testing.store import MemoryStore
 from tacit.trust.identity import Identity
@@ -56,51 +60,12 @@ DIMENSION = 3
 ROUNDS = 3
 RESERVATIONS = 1
 RING = Ring(32)
+SEALED_BYTES, KEY_PARTS = 1168, 38
+"""Sizes with X25519 and ML-KEM-768: of a sealed seed, and of a helper's key in parts of 32."""
+SOFTWARE = sbom((("tacit", "0"), ("numpy", "2.0.0"), ("cryptography", "45.0.0")))
+"""A short list of software, the same on every machine."""
 
 Edit = Callable[[PartyName, dict[str, Any]], dict[str, Any] | None]
-
-
-def _job(protocol: str, unit: str, min_cohort: int) -> JobSpec:
-    return JobSpec.model_validate(
-        {
-            "version": 1,
-            "name": "synthetic",
-            "purpose": "test",
-            "rounds": ROUNDS,
-            "model": "logistic",
-            "data": {"contract": "synthetic"},
-            "evaluation": {"contract": "evaluation.toml"},
-            "privacy": {
-                "unit": unit,
-                "epsilon": 8.0,
-                "sampling_rate": 0.5,
-                "expected_units": 400,
-            },
-            "aggregation": {"protocol": protocol, "min_cohort": min_cohort},
-            "training": {"learning_rate": 0.5, "average_from": 0.5},
-        }
-    )
-
-
-def _plan(job: JobSpec, helpers: int) -> Plan:
-    private = job.privacy.unit != "none"
-    return Plan(
-        unit=job.privacy.unit,
-        rounds=job.rounds,
-        delta=job.privacy.delta,
-        clip_norm=job.privacy.clip_norm,
-        sampling_rate=job.privacy.sampling_rate,
-        visible_sampling=False,
-        max_participations=0,
-        expected_units=job.privacy.expected_units,
-        noise_multiplier=2.0 if private else 0.0,
-        helpers=helpers,
-        min_helpers=helpers,
-        max_colluding=job.privacy.max_colluding,
-        ring_bits=32,
-        grid=2.0**-16,
-        units_bound=sample_bound(job.privacy.sampling_rate * job.privacy.expected_units),
-    )
 
 
 @dataclass
@@ -112,12 +77,22 @@ class SyntheticRun:
         unit: ``record`` or ``none``.
         min_cohort: As the job says.
         edit: Sees every event before its party logs it; may change or drop (None) it: a lie.
+        rounds: As the job says.
+        allowed_regions: Of every site's contract.
+        secret: Sites that disclose nothing of their policy.
+        real_sizes: Whether keys and sealed seeds are as long as with the real sealing.
+        neighbours: Whether every log also holds events of another run, and of none.
     """
 
     protocol: str = "masked"
     unit: str = "record"
     min_cohort: int = 4
     edit: Edit = field(default=lambda party, event: event)
+    rounds: int = ROUNDS
+    allowed_regions: tuple[str, ...] | None = ("eu",)
+    secret: tuple[PartyName, ...] = ()
+    real_sizes: bool = False
+    neighbours: bool = False
 
     def __post_init__(self) -> None:
         entropy = SeededEntropy("synthetic run")
@@ -133,11 +108,15 @@ class SyntheticRun:
             ),
         )
         self.helpers = SITES if self.protocol == "masked" else ()
-        self.job = _job(self.protocol, self.unit, self.min_cohort)
-        self.plan = _plan(self.job, len(self.helpers))
+        self.job = synthetic_job(self.protocol, self.unit, self.min_cohort, self.rounds)
+        self.plan = synthetic_plan(self.job, len(self.helpers))
         self.schema = Schema(
             tuple(FeatureColumn(f"x{i}", 0.0, 1.0) for i in range(2)), "label", ("no", "yes")
         )
+        self.disclosures = {
+            site: SiteDisclosure.of(site, entropy.fork(f"approver {site}"), self.allowed_regions)
+            for site in SITES
+        }
         self.manifest = self._manifest()
         self.run = digest(encode(self.manifest))
         self.stores = {name: MemoryStore() for name in names}
@@ -167,7 +146,7 @@ class SyntheticRun:
             ring_bits=32,
             dimension=DIMENSION,
             length=DIMENSION,
-            rounds=ROUNDS,
+            rounds=self.rounds,
             leader=LEADER,
             clients=SITES,
             helpers=self.helpers,
@@ -180,11 +159,17 @@ class SyntheticRun:
 
     def log(self, party: PartyName, role: Role, kind: str, **fields: Any) -> None:
         """One event of a party, as ``edit`` leaves it."""
-        self.now += 1
         event = self.edit(party, {"type": f"{role}.{kind}", "run": self.run.hex(), **fields})
+        if self.neighbours:
+            self.append(party, {"type": "client.other.event", "run": _hash("other run").hex()})
         if event is not None:
-            with self.stores[party].transaction():
-                self.logs[party].append(event, Milliseconds(self.now))
+            self.append(party, event)
+
+    def append(self, party: PartyName, event: Mapping[str, Any]) -> None:
+        """One event, of whatever run or of none."""
+        self.now += 1
+        with self.stores[party].transaction():
+            self.logs[party].append(event, Milliseconds(self.now))
 
     def sign(self, party: PartyName, role: Role, body: Any, round_number: int = 0) -> Received:
         """A signed message of a party to the leader (the offer: to the first client)."""
@@ -195,6 +180,7 @@ class SyntheticRun:
             job=self.job.digest,
             sender=Address(party, role),
             signer=self.identities[party],
+            log=log_head(self.logs[party]),
         )
         envelope = sign_message(channel, receiver, body, round_number=round_number)
         return open_message(envelope.message, self.roster.authenticate)
@@ -204,8 +190,6 @@ class SyntheticRun:
     def begin(self) -> SyntheticRun:
         """Offer and acceptances."""
         offer = Offer(self.manifest, self.job.canonical(), self.schema.canonical())
-        self.writer.add_message(self.sign(LEADER, "leader", offer))
-        self.writer.add_initial(self.initial)
         self.log(
             LEADER,
             "leader",
@@ -213,6 +197,8 @@ class SyntheticRun:
             job=self.job.digest.hex(),
             plan=digest(self.manifest.plan).hex(),
         )
+        self.writer.add_message(self.sign(LEADER, "leader", offer))
+        self.writer.add_initial(self.initial)
         for site in SITES:
             self._accept(site)
         for site in SITES:
@@ -222,7 +208,8 @@ class SyntheticRun:
         return self
 
     def _accept(self, site: PartyName) -> None:
-        schema, contract = self.schema.digest.hex(), _hash("contract")
+        schema, disclosed = self.schema.digest.hex(), self.disclosures[site]
+        contract, policy = disclosed.contract_digest, disclosed.policy_digest
         self.log(
             site,
             "client",
@@ -237,7 +224,7 @@ class SyntheticRun:
             site,
             "client",
             "policy.decided",
-            policy=_hash(f"policy {site}").hex(),
+            policy=policy.hex(),
             contract=contract.hex(),
             allowed=True,
             rules=["allow"],
@@ -265,13 +252,13 @@ class SyntheticRun:
             "receipt.issued",
             receipt=_hash(f"receipt {site}").hex(),
             contract=contract.hex(),
-            policy=_hash(f"policy {site}").hex(),
+            policy=policy.hex(),
             plan=_hash("redaction").hex(),
             schema=schema,
         )
         body = Accept(
             nonce=_hash(site),
-            policy=_hash(f"policy {site}"),
+            policy=policy,
             contract=contract,
             reservations=RESERVATIONS,
             heads=(head,),
@@ -279,7 +266,16 @@ class SyntheticRun:
         )
         message = self.sign(site, "client", body)
         self.writer.add_message(message)
-        self.log(site, "client", "offer.accepted", accept=message.digest.hex())
+        self.log(
+            site,
+            "client",
+            "offer.accepted",
+            accept=message.digest.hex(),
+            required_helpers=[site] if self.helpers else [],
+            max_colluding_helpers=1,
+        )
+        if self.neighbours:
+            self.append(site, {"type": "party.restarted"})
         self._see(LEADER, "leader", site)
 
     def _see(self, party: PartyName, role: Role, site: PartyName) -> None:
@@ -330,7 +326,7 @@ class SyntheticRun:
     def _keys(self, number: int) -> list[tuple[PartyName, bytes]]:
         keys = []
         for helper in self.helpers:
-            key = _hash(f"key {helper} {number}")
+            key = _hash(f"key {helper} {number}") * (KEY_PARTS if self.real_sizes else 1)
             self.writer.add_message(self.sign(helper, "helper", HelperKey(key), number))
             self.log(helper, "helper", "helper-key.issued", round=number, key=digest(key).hex())
             keys.append((helper, bytes(key)))
@@ -354,7 +350,10 @@ class SyntheticRun:
 
     def _upload(self, site: PartyName, number: int, context: Digest, model: Digest) -> Received:
         vector, _ = split_chunks(_hash(f"{site} {number}")[: 4 * DIMENSION], DIMENSION)
-        seeds = tuple(SealedSeed(helper, bytes(80)) for helper in self.helpers)
+        seeds = tuple(
+            SealedSeed(helper, bytes(SEALED_BYTES if self.real_sizes else 80))
+            for helper in self.helpers
+        )
         message = self.sign(site, "client", Upload(context, seeds, vector), number)
         self.log(
             site,
@@ -373,7 +372,7 @@ class SyntheticRun:
             round=number,
             context=context.hex(),
             upload=message.digest.hex(),
-            policy=_hash(f"policy {site}").hex(),
+            policy=self.disclosures[site].policy_digest.hex(),
         )
         self.writer.add_message(message)
         return message
@@ -422,14 +421,14 @@ class SyntheticRun:
     def close(
         self,
         *,
-        rounds: int = ROUNDS,
+        rounds: int | None = None,
         released: NDArray[np.float64] | None = None,
         complete: bool = True,
     ) -> SyntheticRun:
         """Settlement, release and the parties' records.
 
         Args:
-            rounds: How many rounds each site settles.
+            rounds: How many rounds each site settles, by default all.
             released: The model that the leader releases instead of the true one (a lie).
             complete: Whether the leader tells the sites that the run ended as planned.
         """
@@ -441,69 +440,140 @@ class SyntheticRun:
                     site,
                     "client",
                     "run.settled",
-                    rounds=rounds,
+                    rounds=self.rounds if rounds is None else rounds,
                     epsilon=repr(self.plan.epsilon()),
                 )
             ended = digest(np.ascontiguousarray(own, dtype="<f8").tobytes())
+            self.witness(site, "client")
             self.log(site, "client", "run.closed", complete=complete, model=ended.hex())
         model = digest(np.ascontiguousarray(theta, dtype="<f8").tobytes())
         self.log(LEADER, "leader", "model.released", model=model.hex())
+        self.witness(LEADER, "leader")
         self.log(LEADER, "leader", "run.closed", complete=complete)
-        metadata = {"run": self.run.hex()}
-        self.writer.add_final(save({"theta": np.ascontiguousarray(theta)}, metadata=metadata))
-        self.record()
-        return self
+        self.writer.add_final(theta)
+        return self.record()
+
+    def witness(self, party: PartyName, role: Role) -> None:
+        """A party tells what it cosigned last of the others' logs: here, what they are now."""
+        for other, log in self.logs.items():
+            if other != party:
+                note = log.checkpoint().decode()
+                self.log(party, role, "log.witnessed", log=other, note=note)
 
     def record(self, *parties: PartyName) -> SyntheticRun:
-        """Puts the logs of ``parties``, by default of all, into the bundle."""
+        """Puts the logs of ``parties``, by default of all, into the bundle, cosigned by all others."""
         for party in parties or tuple(self.logs):
-            checkpoint = self.logs[party].checkpoint()
-            self.writer.add_log(party, self.logs[party].record(self.run.hex()), checkpoint)
+            log = self.logs[party]
+            note = log.checkpoint()
+            lines = [self.cosignature(note, other) for other in self.logs if other != party]
+            record = log.record(self.run.hex())
+            self.writer.add_log(party, record, add_signatures(note, lines))
+            if party in self.disclosures and party not in self.secret:
+                self.writer.add_policy(party, self.disclosures[party].canonical())
         return self
+
+    def origin(self, party: PartyName) -> str:
+        """Name of a party's log and key."""
+        return log_origin(self.roster.federation, party)
+
+    def cosignature(self, note: bytes, witness: PartyName) -> str:
+        """One party's cosignature of a log of another."""
+        return cosign(note, self.identities[witness], self.origin(witness), 1000 + self.now)
 
     def play(self) -> SyntheticRun:
         """A whole honest run."""
         self.begin()
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, self.rounds + 1):
             self.round(number)
         return self.close()
 
-    def write(self, path: Path, *, complete: bool = True) -> Path:
-        """Writes the bundle."""
-        self.writer.write(path, leader=LEADER, signer=self.identities[LEADER], complete=complete)
+    def play_long(self) -> SyntheticRun:
+        """As ``play``; in every round one site also adds up the sum again."""
+        self.begin()
+        for number in range(1, self.rounds + 1):
+            self.round(number)
+            site = SITES[number % len(SITES)]
+            for kind in ("owed", "verified"):
+                self.log(site, "client", f"aggregate.{kind}", round=number)
+        return self.close()
+
+    def write(self, path: Path, *, complete: bool = True, simulated: tuple[str, ...] = ()) -> Path:
+        """Writes the bundle, its manifest signed by every party."""
+        manifest = self.manifest_bytes(complete=complete, simulated=simulated)
+        self.writer.write(path, self.lines(manifest, tuple(self.identities)))
         return path
 
+    def manifest_bytes(self, *, complete: bool = True, simulated: tuple[str, ...] = ()) -> bytes:
+        """What the writer gives the parties to sign."""
+        self.writer.add(layout.SBOM, SOFTWARE)
+        return self.writer.manifest(
+            leader=LEADER,
+            signer=self.identities[LEADER],
+            complete=complete,
+            simulated=simulated,
+        )
+
+    def lines(self, manifest: bytes, parties: Sequence[PartyName]) -> list[str]:
+        """The signature lines of some parties over a manifest."""
+        federation = self.roster.federation
+        return [sign_line(manifest, federation, name, self.identities[name]) for name in parties]
+
+    def evidence(self, *, complete: bool = True) -> dict[str, bytes]:
+        """The bundle's members without the manifest and its signatures."""
+        self.manifest_bytes(complete=complete)
+        return self.writer.members
+
     def members(self, *, complete: bool = True) -> dict[str, bytes]:
-        """The bundle's members, manifest and signature included."""
-        return reseal(self, self.writer.members, complete=complete)
+        """The bundle's members, manifest and signatures included."""
+        return reseal(self, self.evidence(complete=complete), complete=complete)
 
 
 def reseal(
-    run: SyntheticRun, members: Mapping[str, bytes], *, complete: bool = True
+    run: SyntheticRun,
+    members: Mapping[str, bytes],
+    *,
+    complete: bool = True,
+    signers: Sequence[PartyName] | None = None,
+    restate: bool = True,
 ) -> dict[str, bytes]:
-    """``members`` under a fresh manifest signed by the leader: what a dishonest leader can do."""
-    files = {
-        name: data
-        for name, data in members.items()
-        if name not in (layout.MANIFEST, layout.SIGNATURE)
-    }
-    final = files.get(layout.FINAL)
-    head = Head(
-        federation=run.roster.federation,
-        run=run.run.hex(),
-        status="complete" if complete else "partial",
-        model=hashlib.sha256(final).hexdigest() if final is not None else "",
-        simulated=(),
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
-    )
+    """``members`` under a fresh manifest: what dishonest parties can do.
+
+    Args:
+        run: Who holds the keys.
+        members: What to seal.
+        complete: What the manifest says of the run.
+        signers: Who signs the manifest, by default every party.
+        restate: Whether the leader also makes the statements anew, and lets the model name the
+            transcript as it is now.
+    """
+    sealing = {layout.MANIFEST, layout.SIGNATURE}
+    files = {name: data for name, data in members.items() if name not in sealing}
+    if restate:
+        derived = {layout.statement(name) for name in layout.DERIVED}
+        files = {name: data for name, data in files.items() if name not in derived}
+        with contextlib.suppress(DecodeError):
+            theta = np.frombuffer(read_theta(files.get(layout.FINAL, b"")), dtype="<f8")
+            digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            transcript = transcript_digest(digests)
+            files[layout.FINAL] = write_model(theta, run.run.hex(), transcript)
+    head = head_of(files, federation=run.roster.federation, run=run.run.hex(), complete=complete)
     manifest = head.canonical()
-    signature = sign(manifest, head.federation, LEADER, run.identities[LEADER])
-    return {**files, layout.MANIFEST: manifest, layout.SIGNATURE: signature}
+    with contextlib.suppress(DecodeError):  # A roster that cannot be read supports no statement.
+        if restate:
+            files, manifest = add_statements(files, head, LEADER, run.identities[LEADER])
+    lines = run.lines(manifest, tuple(run.identities) if signers is None else signers)
+    return {**files, layout.MANIFEST: manifest, layout.SIGNATURE: note_of(manifest, lines)}
 
 
-def sealed(run: SyntheticRun, members: Mapping[str, bytes], *, complete: bool = True) -> bytes:
-    """The archive of ``reseal``."""
-    return pack(reseal(run, members, complete=complete))
+def sealed(
+    run: SyntheticRun,
+    members: Mapping[str, bytes],
+    *,
+    complete: bool = True,
+    restate: bool = True,
+) -> bytes:
+    """The archive of ``reseal``, signed by every party."""
+    return pack(reseal(run, members, complete=complete, restate=restate))
 
 
 def _roles(name: PartyName) -> tuple[Role, ...]:
