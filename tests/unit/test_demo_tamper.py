@@ -20,7 +20,7 @@ def run() -> SyntheticRun:
 
 @pytest.fixture(scope="module")
 def bundle(run: SyntheticRun) -> bytes:
-    return sealed(run, run.writer.members)
+    return sealed(run, run.evidence())
 
 
 @pytest.fixture(scope="module")
