@@ -1,4 +1,8 @@
-"""Functions, files, constructors and inheritance stay small; each rule is shown to bite."""
+"""Functions, files, constructors and inheritance stay small; each rule is shown to bite.
+
+The verifier in one file is exempt from the length of files alone: that it is one file, which an auditor
+can read, copy and pin by one digest, is what it is for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
+VERIFIER = Path(__file__).parents[2] / "verifier"
 FUNCTION_LINES = 70
 FILE_LINES = 600
 CONSTRUCTOR_PARAMETERS = 7
@@ -23,6 +28,11 @@ def modules(root: Path) -> dict[str, str]:
         )
         for path in sorted(root.rglob("*.py"))
     }
+
+
+def everything() -> dict[str, str]:
+    """The library and the verifier in one file."""
+    return {**modules(SOURCE), **modules(VERIFIER)}
 
 
 def long_files(name: str, source: str) -> Iterator[str]:
@@ -102,22 +112,23 @@ def test_files_are_short() -> None:
 
 
 def test_functions_are_short() -> None:
-    found = [line for item in modules(SOURCE).items() for line in long_functions(*item)]
+    found = [line for item in everything().items() for line in long_functions(*item)]
     assert not found, "\n".join(found)
 
 
 def test_constructors_are_narrow() -> None:
-    found = [line for item in modules(SOURCE).items() for line in wide_constructors(*item)]
+    found = [line for item in everything().items() for line in wide_constructors(*item)]
     assert not found, "\n".join(found)
 
 
 def test_inheritance_is_shallow() -> None:
-    found = list(deep_classes(modules(SOURCE)))
+    found = list(deep_classes(everything()))
     assert not found, "\n".join(found)
 
 
 def test_the_source_is_found() -> None:
     assert "tacit.errors" in modules(SOURCE)
+    assert "verify" in modules(VERIFIER)
 
 
 def test_a_planted_long_file_is_found() -> None:

@@ -1,0 +1,4204 @@
+#!/usr/bin/env python3
+"""Checks a Tacit evidence bundle offline: a second implementation of the verifier, in one file.
+
+    python verify.py BUNDLE --trust trust.json [--json]
+
+It needs Python 3.11 or newer and the package `cryptography`, no network and nothing of Tacit: it was
+written from the format's specification (docs/reference/bundle.md and docs/design/), shares no code with
+the library, and is meant to be read from top to bottom by whoever relies on it.
+
+The bundle is a zip archive. The trust file, which must come from somebody else than the bundle, says
+whose keys count. Every claim is PASS, FAIL or NOT PROVEN; what the bundle cannot support is never PASS.
+
+Exit status: 0 all is well, 1 a claim fails, 2 a required claim is not proven, 64 nothing was checked.
+
+ 1. The archive            6. Messages                    11. The model chain
+ 2. Canonical JSON         7. Signed notes                12. Epsilon
+ 3. Canonical CBOR         8. Logs                        13. The bundle, opened
+ 4. Signatures             9. Job, schema and plan        14. Claims
+ 5. Roster and trust      10. The terms of a run          15. Statements, 16. Report, 17. Command
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import bisect
+import gc
+import hashlib
+import json
+import math
+import operator
+import os
+import re
+import shutil
+import struct
+import sys
+import textwrap
+import urllib.parse
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Context, Decimal, InvalidOperation, localcontext
+from fractions import Fraction
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs one file has no installer that checks
+    print(f"verify.py: needs Python 3.11 or newer, not {sys.version.split()[0]}", file=sys.stderr)
+    sys.exit(64)
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+except ImportError as error:
+    # Status 1 would say that a claim failed; nothing was looked at.
+    print(f"verify.py: {error}; install it: python -m pip install cryptography", file=sys.stderr)
+    sys.exit(64)
+
+FORMAT = 2
+"""Version of bundles and trust files that this file reads."""
+
+Fields = dict[str, Any]
+"""A decoded message, event or table."""
+
+
+class Wrong(Exception):
+    """The evidence contradicts a claim, or a part is not what the format says: FAIL."""
+
+
+class Missing(Exception):
+    """The bundle does not hold what a claim needs: NOT PROVEN."""
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256."""
+    return hashlib.sha256(data).digest()
+
+
+def need(condition: bool, reason: str) -> None:
+    """Raises ``Wrong`` with ``reason`` unless ``condition``."""
+    if not condition:
+        raise Wrong(reason)
+
+
+# ==================================================================================================
+# 1. The archive: one sequence of bytes for one set of members
+# ==================================================================================================
+
+ARCHIVE_LIMIT = 2**31 - 1
+MAX_MEMBERS = 65_534
+MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+LOCAL = struct.Struct("<4sHHHHHLLLHH")
+CENTRAL = struct.Struct("<4sHHHHHHLLLHHHHHLL")
+END = struct.Struct("<4sHHHHLLH")
+
+
+def read_archive(data: bytes) -> dict[str, bytes]:
+    """The members of a canonical archive: stored, in order of their names, nothing else in the file.
+
+    Every header is compared with the only one that may stand there, so that no byte is without meaning.
+
+    Reference: PKWARE APPNOTE 6.3, sections 4.3 and 4.4.
+    """
+    need(len(data) <= ARCHIVE_LIMIT, f"a bundle of {len(data)} bytes")
+    members: dict[str, bytes] = {}
+    directory: list[bytes] = []
+    at, before = 0, ""
+    while data[at : at + 4] == b"PK\x03\x04":
+        need(len(data) - at >= LOCAL.size, "the bundle is cut off")
+        fields = LOCAL.unpack_from(data, at)
+        size, name_size = fields[8], fields[9]
+        start = at + LOCAL.size + name_size
+        label = data[at + LOCAL.size : start]
+        need(start + size <= len(data), "the bundle is cut off")
+        content = data[start : start + size]
+        common = (20, 0, 0, 0, 1 << 5 | 1, zlib.crc32(content), size, size)
+        name = label.decode("latin-1")
+        plain = len(name) <= 255 and MEMBER_NAME.fullmatch(name) is not None
+        ordered = not members or before < name
+        expected = LOCAL.pack(b"PK\x03\x04", *common, name_size, 0)
+        same = expected == data[at : at + LOCAL.size]
+        need(plain and ordered and same, "the bundle is not a canonical archive")
+        members[name], before = content, name
+        need(len(members) <= MAX_MEMBERS, f"a bundle of more than {MAX_MEMBERS} members")
+        entry = (3 << 8 | 20, *common, name_size, 0, 0, 0, 0, 0o100644 << 16, at)
+        directory.append(CENTRAL.pack(b"PK\x01\x02", *entry) + label)
+        at = start + size
+    tail = b"".join(directory)
+    count = len(directory)
+    end = END.pack(b"PK\x05\x06", 0, 0, count, count, len(tail), at, 0)
+    need(data[at:] == tail + end, "the bundle is not a canonical archive")
+    return members
+
+
+# ==================================================================================================
+# 2. Canonical JSON (RFC 8785), without floats
+# ==================================================================================================
+
+HEX32 = re.compile(r"[0-9a-f]{64}")
+LARGEST_INTEGER = 2**53 - 1
+COMPACT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+SORTED = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+
+
+def canonical_json(value: Any) -> bytes:
+    """RFC 8785 bytes of text, integers, booleans, null, lists and tables.
+
+    Raises:
+        ValueError: Anything else, an integer beyond 2^53 - 1, or text that is not valid Unicode.
+    """
+    return COMPACT.encode(_ordered(value)).encode("utf-8")
+
+
+def _ordered(value: Any) -> Any:
+    """The value with the keys of its tables in order of their UTF-16 code units."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a key is not text")
+        keys = sorted(value, key=lambda key: str(key).encode("utf-16-be", "surrogatepass"))
+        return {key: _ordered(value[key]) for key in keys}
+    if isinstance(value, list | tuple):
+        return [_ordered(item) for item in value]
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int) and abs(value) <= LARGEST_INTEGER:
+        return value
+    raise ValueError("neither text nor an integer")
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError(f"a number that is no integer: {text[:40]}")
+
+
+DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+
+
+def read_json(data: bytes, what: str) -> Any:
+    """The value whose canonical JSON is exactly ``data``."""
+    try:
+        value = DECODER.decode(data.decode("utf-8"))
+        same = canonical_json(value) == data
+    except (ValueError, RecursionError):
+        same = False
+    need(same, f"{what} is not canonical JSON")
+    return value
+
+
+def hex_digest(value: Any, what: str) -> bytes:
+    """32 bytes, written as 64 hexadecimal digits."""
+    need(isinstance(value, str) and HEX32.fullmatch(value) is not None, f"{what} is not a digest")
+    return bytes.fromhex(value)
+
+
+# ==================================================================================================
+# 3. Canonical CBOR (RFC 8949, section 4.2.1), by schema
+# ==================================================================================================
+# A message's schema fixes everything but its values: the keys of a table and their order (shorter first,
+# then bytewise), the types, the shortest heads. So the decoder reads in one pass and compares; whatever is
+# not the one encoding of a valid message does not match.
+
+BYTES, TEXT, ARRAY, MAP = 2, 3, 4, 5
+MAX_MESSAGE = 64 * 1024 * 1024
+Reader = Callable[[bytes, int], tuple[Any, int]]
+"""Reads a value at a position; returns it and the position behind it."""
+
+
+def cbor_head(major: int, argument: int) -> bytes:
+    """The shortest head of an item."""
+    for extra, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if argument < 24:
+            return bytes([major << 5 | argument])
+        if argument < 1 << (8 * size):
+            return bytes([major << 5 | extra]) + argument.to_bytes(size, "big")
+    raise ValueError("an integer of more than 64 bits")
+
+
+def cbor(value: Any) -> bytes:
+    """The canonical encoding of tables, lists, texts, bytes, integers from 0, booleans and null."""
+    if value is None or isinstance(value, bool):
+        return {None: b"\xf6", False: b"\xf4", True: b"\xf5"}[value]
+    if isinstance(value, int):
+        return cbor_head(0, value)
+    if isinstance(value, bytes):
+        return cbor_head(BYTES, len(value)) + value
+    if isinstance(value, str):
+        text = value.encode("utf-8")
+        return cbor_head(TEXT, len(text)) + text
+    if isinstance(value, dict):
+        pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
+        return cbor_head(MAP, len(pairs)) + b"".join(key + item for key, item in pairs)
+    return cbor_head(ARRAY, len(value)) + b"".join(map(cbor, value))
+
+
+def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
+    """The argument of an item that must be of this major type, and the position behind its head."""
+    argument = data[at] - (major << 5)
+    at += 1
+    if 0 <= argument < 24:
+        return argument, at
+    need(24 <= argument <= 27, "another type of value was expected")
+    size = 1 << (argument - 24)
+    value = int.from_bytes(data[at : at + size], "big")
+    shortest = value >= (24 if size == 1 else 1 << (4 * size))
+    need(shortest and at + size <= len(data), "not the shortest encoding, or cut off")
+    return value, at + size
+
+
+def blob(least: int, most: int) -> Reader:
+    """A byte string of so many bytes."""
+
+    def read(data: bytes, at: int) -> tuple[bytes, int]:
+        size, at = _read_head(data, at, BYTES)
+        need(least <= size <= most, "a byte string is outside its limits")
+        value = data[at : at + size]
+        need(len(value) == size, "cut off")
+        return value, at + size
+
+    return read
+
+
+def text(least: int, most: int) -> Reader:
+    """A text of so many characters."""
+
+    def read(data: bytes, at: int) -> tuple[str, int]:
+        size, at = _read_head(data, at, TEXT)
+        need(at + size <= len(data), "cut off")
+        value = data[at : at + size].decode("utf-8")
+        need(least <= len(value) <= most, "a text is outside its limits")
+        return value, at + size
+
+    return read
+
+
+def number(least: int, most: int) -> Reader:
+    """An integer in these bounds."""
+
+    def read(data: bytes, at: int) -> tuple[int, int]:
+        value, at = _read_head(data, at, 0)
+        need(least <= value <= most, "an integer is outside its limits")
+        return value, at
+
+    return read
+
+
+def boolean(data: bytes, at: int) -> tuple[bool, int]:
+    """True or false."""
+    need(data[at] in (0xF4, 0xF5), "a boolean was expected")
+    return data[at] == 0xF5, at + 1
+
+
+def many(item: Reader, least: int, most: int) -> Reader:
+    """A list of so many items."""
+
+    def read(data: bytes, at: int) -> tuple[list[Any], int]:
+        size, at = _read_head(data, at, ARRAY)
+        need(least <= size <= most, "a list is outside its limits")
+        values = []
+        for _ in range(size):
+            value, at = item(data, at)
+            values.append(value)
+        return values, at
+
+    return read
+
+
+def table(**fields: Reader) -> Reader:
+    """A table with exactly these keys."""
+    keys = sorted((cbor(name), name, read) for name, read in fields.items())
+    start = cbor_head(MAP, len(keys))
+
+    def read_table(data: bytes, at: int) -> tuple[Fields, int]:
+        need(data.startswith(start, at), "a table has missing or unknown keys")
+        at += len(start)
+        values: Fields = {}
+        for key, name, read in keys:
+            need(data.startswith(key, at), f"'{name}' is missing or out of order")
+            values[name], at = read(data, at + len(key))
+        return values, at
+
+    return read_table
+
+
+def decode(reader: Reader, data: bytes, what: str) -> Any:
+    """The value of which ``data`` is the one encoding."""
+    need(len(data) <= MAX_MESSAGE, f"{what} is too long")
+    try:
+        value, end = reader(data, 0)
+    except (IndexError, UnicodeDecodeError) as error:
+        raise Wrong(f"{what} is not valid CBOR") from error
+    except Wrong as error:
+        raise Wrong(f"{what}: {error}") from error
+    need(end == len(data), f"{what} has trailing bytes")
+    return value
+
+
+# ==================================================================================================
+# 4. Signatures (Ed25519, RFC 8032)
+# ==================================================================================================
+
+FIELD_PRIME = 2**255 - 19
+ORDER_EIGHT = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+SMALL_ORDER = (0, 1, FIELD_PRIME - 1, ORDER_EIGHT, FIELD_PRIME - ORDER_EIGHT)
+"""The y-coordinates of the points of order 1, 2, 4 and 8: under such a key anybody can sign."""
+
+
+@cache
+def public_key(key: bytes) -> Ed25519PublicKey | None:
+    """A key that can be trusted to belong to one holder; None if it is weak or malformed."""
+    y = int.from_bytes(key, "little") & (2**255 - 1)
+    if len(key) != 32 or y >= FIELD_PRIME or y in SMALL_ORDER:
+        return None
+    try:
+        return Ed25519PublicKey.from_public_bytes(key)
+    except ValueError:
+        return None
+
+
+def is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
+    """Whether the holder of ``key`` signed ``data``."""
+    known = public_key(key)
+    if known is None:
+        return False
+    try:
+        known.verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+class SecondProcess:
+    """Answers yes or no for the first of many questions in a second process, if that is worth it.
+
+    Args:
+        questions: How many there are.
+        ask: The answer to the question of this number.
+    """
+
+    SHARE = 0.75
+    WORTH_IT = 400
+
+    def __init__(self, questions: int, ask: Callable[[int], bool]) -> None:
+        parallel = hasattr(os, "fork") and (os.cpu_count() or 1) > 1
+        self.count = int(questions * self.SHARE) if parallel and questions >= self.WORTH_IT else 0
+        self._pipe = self._child = -1
+        if not self.count:
+            return
+        self._pipe, end = os.pipe()
+        self._child = os.fork()
+        if self._child:
+            os.close(end)
+            return
+        status = 1
+        try:  # the child: one byte for each question, nothing else, and never back into the caller
+            answers = bytes(ask(number) for number in range(self.count))
+            with os.fdopen(end, "wb") as out:
+                out.write(answers)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def answers(self) -> list[bool]:
+        """Those to the first ``count`` questions; none if the process came to grief."""
+        if not self.count:
+            return []
+        with os.fdopen(self._pipe, "rb") as pipe:
+            found = pipe.read()
+        os.waitpid(self._child, 0)
+        return [answer == 1 for answer in found] if len(found) == self.count else []
+
+
+# ==================================================================================================
+# 5. Roster and trust file
+# ==================================================================================================
+
+PARTY_NAME = re.compile(r"[a-z0-9-]{1,64}")
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
+ROLES = ("client", "helper", "leader")
+MAX_PARTIES = 10_000
+
+
+@dataclass(frozen=True)
+class Member:
+    """A party of the federation."""
+
+    name: str
+    operator: str
+    region: str
+    roles: tuple[str, ...]
+    key: bytes
+
+    def record(self) -> Fields:
+        """As it stands in the roster."""
+        return {
+            "name": self.name,
+            "operator": self.operator,
+            "region": self.region,
+            "roles": list(self.roles),
+            "key": self.key.hex(),
+        }
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who is in the federation, in which roles and with which key, as every operator signed it."""
+
+    federation: str
+    members: Mapping[str, Member]
+
+    @classmethod
+    def of(cls, federation: Any, members: Iterable[Member]) -> Roster:
+        """A roster of valid, distinct members."""
+        found = list(members)
+        need(isinstance(federation, str) and bool(LABEL.fullmatch(federation)), "a bad federation")
+        need(1 <= len(found) <= MAX_PARTIES, "a roster has 1 to 10,000 members")
+        for member in found:
+            names = (member.name, member.operator)
+            need(all(PARTY_NAME.fullmatch(name) for name in names), "a malformed name")
+            need(LABEL.fullmatch(member.region) is not None, "a malformed region")
+            roles = member.roles
+            distinct = bool(roles) and list(roles) == sorted(set(roles))
+            need(distinct and set(roles) <= set(ROLES), "unknown or repeated roles")
+            need(len(member.key) == 32, "a malformed key")
+        by_name = {member.name: member for member in sorted(found, key=lambda item: item.name)}
+        keys = {member.key for member in found}
+        need(len(by_name) == len(keys) == len(found), "two members with one name or key")
+        return cls(federation, by_name)
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The bytes of which the digest is the roster's."""
+        members = [member.record() for member in self.members.values()]
+        return canonical_json({"version": 1, "federation": self.federation, "members": members})
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of ``canonical``."""
+        return sha256(self.canonical)
+
+    def member(self, name: str) -> Member:
+        """The member of this name."""
+        need(name in self.members, f"'{name}' is not in the roster of {self.federation}")
+        return self.members[name]
+
+    def operators(self, names: Iterable[str]) -> set[str]:
+        """Their operators: parties of one operator count once."""
+        return {self.member(name).operator for name in names}
+
+    def with_role(self, role: str) -> set[str]:
+        """Who may act in this role."""
+        return {name for name, member in self.members.items() if role in member.roles}
+
+
+def read_roster(data: bytes) -> Roster:
+    """``roster.json``."""
+    try:
+        record = DECODER.decode(data.decode("utf-8"))
+        roster = Roster.of(
+            record["federation"],
+            [
+                Member(
+                    item["name"],
+                    item["operator"],
+                    item["region"],
+                    tuple(item["roles"]),
+                    bytes.fromhex(item["key"]),
+                )
+                for item in record["members"]
+            ],
+        )
+        same = roster.canonical == data
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, Wrong) as error:
+        raise Wrong("roster.json is not a roster") from error
+    need(same, "roster.json is not the canonical form of a roster")
+    return roster
+
+
+@dataclass(frozen=True)
+class Trust:
+    """``trust.json``: whom the auditor trusts, and what a bundle must prove."""
+
+    roster: Roster
+    required: tuple[str, ...]
+    run: str
+    quorum: int
+    witnesses: Mapping[str, bytes]
+
+
+WITNESS_NAME = re.compile(r"[!-*,-~]{1,255}")
+
+
+def read_trust(data: bytes) -> Trust:
+    """Reads a trust file; it is canonical JSON and a newline."""
+    need(data.endswith(b"\n"), "no newline at its end")
+    record = read_json(data[:-1], "the file")
+    keys = {"version", "federation", "roster", "members", "required", "quorum", "witnesses"}
+    need(isinstance(record, dict), "not a table")
+    need(record.get("version") == FORMAT, f"it is not of version {FORMAT}")
+    need(set(record) - {"run"} == keys, "missing or unknown keys")
+    try:
+        members = [
+            Member(name, item["operator"], item["region"], tuple(item["roles"]), _hex(item["key"]))
+            for name, item in record["members"].items()
+            if set(item) == {"key", "roles", "operator", "region"} or _bad("a member")
+        ]
+        witnesses = {name: _hex(key) for name, key in record["witnesses"].items()}
+        required, quorum = tuple(record["required"]), record["quorum"]
+        roster = Roster.of(record["federation"], members)
+        run = record.get("run", "0" * 64)
+        need(isinstance(run, str) and HEX32.fullmatch(run) is not None, "'run' is not a run id")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Wrong("it is not a trust file") from error
+    need(roster.digest.hex() == record["roster"], "its members do not have its roster's digest")
+    need(type(quorum) is int and 1 <= quorum <= MAX_PARTIES, "'quorum' is not a number from 1 on")
+    need(all(WITNESS_NAME.fullmatch(name) for name in witnesses), "a witness's name is malformed")
+    need(all(len(key) == 32 for key in witnesses.values()), "a witness's key is malformed")
+    logs = {log_origin(roster.federation, name) for name in roster.members}
+    need(not logs & set(witnesses), "a witness has the name of a party's log")
+    need(
+        required == tuple(claim for claim in CLAIMS if claim in required)
+        and {"authenticity", "integrity"} <= set(required),
+        "'required' is not a list of claims, with authenticity and integrity, in their order",
+    )
+    return Trust(roster, required, record.get("run", ""), quorum, witnesses)
+
+
+def _hex(value: str) -> bytes:
+    need(re.fullmatch(r"(?:[0-9a-f]{2})*", value) is not None, "a key is not in hexadecimal digits")
+    return bytes.fromhex(value)
+
+
+def _bad(what: str) -> bool:
+    raise Wrong(f"{what} is malformed")
+
+
+# ==================================================================================================
+# 6. Messages: what every party signed and sent
+# ==================================================================================================
+
+MESSAGE_DOMAIN = b"tacit message v1\x00"
+HASH = blob(32, 32)
+NAME = text(1, 64)
+COUNT = number(0, 2**32 - 1)
+VECTOR = table(length=COUNT, digests=many(HASH, 0, 8192))
+LOG_HEAD = table(size=number(0, LARGEST_INTEGER), root=HASH)
+SIGNED_MESSAGE = table(header=blob(1, MAX_MESSAGE), signature=blob(64, 64))
+HEADER = table(
+    version=number(1, 1),
+    type=text(1, 32),
+    run=HASH,
+    round=COUNT,
+    sender=text(3, 80),
+    receiver=text(3, 80),
+    roster=HASH,
+    job=HASH,
+    log=LOG_HEAD,
+    body=blob(1, MAX_MESSAGE),
+)
+MANIFEST = table(
+    protocol=text(1, 32),
+    nonce=HASH,
+    job=HASH,
+    schema=HASH,
+    code=HASH,
+    layout=HASH,
+    roster=HASH,
+    plan=blob(2, 16_384),
+    ring_bits=number(16, 32),
+    dimension=number(1, 2**32 - 1),
+    length=number(1, 2**32 - 1),
+    rounds=number(1, 1_000_000),
+    leader=NAME,
+    clients=many(NAME, 1, MAX_PARTIES),
+    helpers=many(NAME, 0, 64),
+    min_cohort=number(1, MAX_PARTIES),
+    max_colluding=number(0, 64),
+    own_noise=boolean,
+)
+BODIES: dict[str, Reader] = {
+    "offer": table(manifest=MANIFEST, job=blob(2, 256 * 1024), schema=blob(2, 1024 * 1024)),
+    "accept": table(
+        nonce=HASH,
+        policy=HASH,
+        contract=HASH,
+        reservations=COUNT,
+        heads=many(HASH, 0, 64),
+        released=many(COUNT, 0, 64),
+    ),
+    "helper-key": table(key=blob(32, 4096)),
+    "upload": table(
+        context=HASH,
+        seeds=many(table(helper=NAME, sealed=blob(1, 8192)), 0, 64),
+        vector=VECTOR,
+    ),
+    "mask-sum": table(context=HASH, cohort=HASH, vector=VECTOR),
+}
+OTHER_TYPES = frozenset(
+    {
+        *("refusal", "key-request", "round-start", "mask-request", "round-abort", "finish"),
+        *("catch-up-request", "catch-up", "kept-request", "kept", "record"),
+        *("witness-request", "witness-answer", "seal", "sealed"),
+    }
+)
+"""Messages of the protocol that no bundle holds; one in a bundle stands in another's place."""
+
+
+Signed = tuple[bytes, bytes, bytes]
+"""Key, signature and what it must cover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message whose signature holds."""
+
+    type: str
+    party: str
+    role: str
+    round: int
+    header: Fields
+    body: Fields
+    digest: bytes
+
+
+def _address(value: str) -> tuple[str, str]:
+    party, _, role = value.partition("/")
+    need(bool(party) and role in ROLES, "an address is not of the form name/role")
+    return party, role
+
+
+def open_message(raw: bytes, roster: Roster) -> tuple[Message, Signed]:
+    """A message, and the signature that must be checked before anything in it counts."""
+    signed = decode(SIGNED_MESSAGE, raw, "a signed message")
+    header = decode(HEADER, signed["header"], "a message's header")
+    party, role = _address(header["sender"])
+    _address(header["receiver"])
+    member = roster.members.get(party)
+    if member is None or role not in member.roles:
+        raise Wrong(f"{party} is not a {role} of the roster")
+    kind = header["type"]
+    body: Fields = {}
+    if kind in BODIES:
+        body = decode(BODIES[kind], header["body"], f"a message of type {kind}")
+    else:
+        need(kind in OTHER_TYPES, "an unknown type of message")
+    message = Message(kind, party, role, header["round"], header, body, sha256(raw))
+    return message, (member.key, signed["signature"], MESSAGE_DOMAIN + signed["header"])
+
+
+# ==================================================================================================
+# 7. Signed notes, checkpoints and cosignatures (C2SP signed-note, tlog-checkpoint, tlog-cosignature)
+# ==================================================================================================
+
+NOTE_LIMIT = 1024 * 1024
+MAX_SIGNATURES = 4096
+DASH = "\N{EM DASH} "
+ED25519, COSIGNATURE = b"\x01", b"\x04"
+
+
+class NoteLine(NamedTuple):
+    """One signature line of a note: who, and the decoded key hash and signature."""
+
+    name: str
+    mark: bytes
+
+
+class Checkpoint(NamedTuple):
+    """What a log's owner signed: its leaves, and the root over them."""
+
+    size: int
+    root: bytes
+
+
+def log_origin(federation: str, party: str) -> str:
+    """Name of a party's log, of its key, and of the party as a witness."""
+    return f"{urllib.parse.quote(federation, safe='')}/{urllib.parse.quote(party, safe='')}"
+
+
+def key_hash(name: str, kind: bytes, key: bytes) -> bytes:
+    """The four bytes that say which key made a signature."""
+    return sha256(name.encode() + b"\n" + kind + key)[:4]
+
+
+def strict_base64(value: str) -> bytes:
+    """Canonical base64."""
+    try:
+        data = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Wrong("not base64") from error
+    need(base64.b64encode(data).decode() == value, "not canonical base64")
+    return data
+
+
+def read_note(note: bytes) -> tuple[str, list[NoteLine]]:
+    """The text of a note, and its signature lines, unchecked."""
+    need(len(note) <= NOTE_LIMIT, "a note is too long")
+    try:
+        whole = note.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Wrong("not a signed note") from error
+    body, separator, tail = whole.rpartition("\n\n")
+    lines = tail.split("\n")
+    need(bool(separator) and lines.pop() == "" and len(lines) > 0, "not a signed note")
+    need(len(lines) <= MAX_SIGNATURES, "a note has too many signatures")
+    need(not any(ord(c) < 0x20 and c != "\n" for c in whole), "not a signed note")
+    return body + "\n", [_note_line(line) for line in lines]
+
+
+def _note_line(line: str) -> NoteLine:
+    name, separator, encoded = line.removeprefix(DASH).partition(" ")
+    plain = bool(name) and name.isprintable() and "+" not in name
+    plain = plain and not any(c.isspace() for c in name)
+    need(line.startswith(DASH) and bool(separator) and plain, "a signature line is malformed")
+    mark = strict_base64(encoded)
+    need(len(mark) >= 5, "a signature line is malformed")
+    return NoteLine(name, mark)
+
+
+def signs_note(line: NoteLine, body: str, key: bytes) -> bool:
+    """Whether ``line`` is the signature of ``key`` on a note; its key hash must name that key."""
+    named = line.mark[:4] == key_hash(line.name, ED25519, key)
+    return named and is_signed(key, line.mark[4:], body.encode())
+
+
+def cosigns(line: NoteLine, body: str, key: bytes) -> bool:
+    """Whether ``line`` is a cosignature/v1 of ``key`` on a checkpoint: a time, and a signature."""
+    if len(line.mark) != 76 or line.mark[:4] != key_hash(line.name, COSIGNATURE, key):
+        return False
+    seconds = int.from_bytes(line.mark[4:12], "big")
+    return seconds < 2**63 and is_signed(
+        key, line.mark[12:], f"cosignature/v1\ntime {seconds}\n{body}".encode()
+    )
+
+
+def read_checkpoint(body: str, origin: str) -> Checkpoint:
+    """The text of a checkpoint: origin, size, root, and no more."""
+    lines = body.split("\n")
+    need(len(lines) == 4 and lines[3] == "", "a signed note is not a checkpoint")
+    size, root = lines[1], strict_base64(lines[2])
+    plain = size.isascii() and size.isdigit() and len(size) <= 19 and str(int(size)) == size
+    need(plain and len(root) == 32, "a checkpoint has no size or root")
+    need(lines[0] == origin, "the checkpoint is of another log")
+    return Checkpoint(int(size), root)
+
+
+# ==================================================================================================
+# 8. Logs: a party's events of the run, and that they are all of them (RFC 6962, RFC 9162)
+# ==================================================================================================
+
+EVENT_LIMIT = 2 * 1024 * 1024
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Of one event."""
+    return sha256(b"\x00" + data)
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Of two subtrees."""
+    return sha256(b"\x01" + left + right)
+
+
+class Range:
+    """The complete subtrees that make up the first leaves of a log, largest first.
+
+    Args:
+        size: Number of leaves so far.
+        nodes: Hashes of the subtrees: one for every bit of ``size``.
+    """
+
+    def __init__(self, size: int, nodes: Sequence[bytes]) -> None:
+        need(len(nodes) == size.bit_count(), "a log's beginning has the wrong number of hashes")
+        self.size = size
+        self._nodes = list(nodes)
+
+    def append(self, leaf: bytes) -> None:
+        """Adds one leaf: as many subtrees merge as ``size`` has ones at its end."""
+        node, rest = leaf, self.size
+        while rest & 1:
+            node = sha256(b"\x01" + self._nodes.pop() + node)
+            rest >>= 1
+        self._nodes.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root over all leaves so far."""
+        if not self._nodes:
+            return sha256(b"")
+        node = self._nodes[-1]
+        for left in reversed(self._nodes[:-1]):
+            node = node_hash(left, node)
+        return node
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event: its place in the party's log, its kind without the role, and its fields."""
+
+    index: int
+    kind: str
+    fields: Fields
+
+    def _wrong(self, name: str) -> Wrong:
+        return Wrong(f"event {self.index} ({self.kind}) has no valid field '{name}'")
+
+    def text(self, name: str) -> str:
+        """A text."""
+        value = self.fields.get(name)
+        if not isinstance(value, str):
+            raise self._wrong(name)
+        return value
+
+    def digest(self, name: str) -> bytes:
+        """A digest."""
+        value = self.text(name)
+        if HEX32.fullmatch(value) is None:
+            raise self._wrong(name)
+        return bytes.fromhex(value)
+
+    def texts(self, name: str) -> list[str]:
+        """A list of texts."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self._wrong(name)
+        return value
+
+    def digests(self, name: str) -> list[bytes]:
+        """A list of digests."""
+        values = self.texts(name)
+        if not all(HEX32.fullmatch(item) for item in values):
+            raise self._wrong(name)
+        return [bytes.fromhex(item) for item in values]
+
+    def number(self, name: str) -> int:
+        """An integer from 0 on."""
+        value = self.fields.get(name)
+        if type(value) is not int or value < 0:
+            raise self._wrong(name)
+        return value
+
+    def decimal(self, name: str) -> Decimal:
+        """A finite number from 0 on, written as text."""
+        try:
+            value = Decimal(self.text(name))
+        except InvalidOperation as error:
+            raise self._wrong(name) from error
+        if not value.is_finite() or value < 0:
+            raise self._wrong(name)
+        return value
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self.fields.get(name)
+        if not isinstance(value, bool):
+            raise self._wrong(name)
+        return value
+
+
+class PartyLog:
+    """The events of one run at one party, proven to be all of them up to the last.
+
+    Args:
+        events: In order; the first is the run's first.
+        own: Events of the party that belong to no run, while this one went on.
+        roots: Root of the log at the sizes that were asked for and lie in the record.
+        size: Events of the whole log.
+    """
+
+    def __init__(
+        self,
+        events: Sequence[Event],
+        own: Sequence[Event],
+        roots: Mapping[int, bytes],
+        size: int,
+    ) -> None:
+        self.events = list(events)
+        self.own = list(own)
+        self.roots = roots
+        self.size = size
+        self._by_kind: dict[str, list[Event]] = {}
+        self._by_round: dict[tuple[str, int], list[Event]] = {}
+        for event in events:
+            self._by_kind.setdefault(event.kind, []).append(event)
+            number_of_round = event.fields.get("round")
+            if type(number_of_round) is int:
+                self._by_round.setdefault((event.kind, number_of_round), []).append(event)
+
+    def of(self, kind: str) -> list[Event]:
+        """The events of this kind."""
+        return self._by_kind.get(kind, [])
+
+    def in_round(self, kind: str, round_number: int) -> list[Event]:
+        """The events of this kind that name this round."""
+        return self._by_round.get((kind, round_number), [])
+
+    def first(self, *kinds: str) -> int | None:
+        """Place of the first event of these kinds."""
+        return min((event.index for kind in kinds for event in self.of(kind)), default=None)
+
+    @property
+    def start(self) -> int:
+        """Place of the run's first event in the party's log."""
+        return self.events[0].index
+
+    @property
+    def closed(self) -> bool:
+        """Whether the party closed the run, so that nothing can follow."""
+        return bool(self.of("run.closed"))
+
+
+def _without_role(kind: str) -> str:
+    """``client.run.closed`` is ``run.closed``: whose log it is says who spoke."""
+    for role in ROLES:
+        rest = kind.removeprefix(f"{role}.")
+        if rest != kind and "." in rest:
+            return rest
+    return kind
+
+
+def _read_event(line: bytes) -> Event:
+    """One line of a record: the canonical JSON of an event, which is its leaf."""
+    try:
+        fields = DECODER.decode(line.decode("utf-8"))
+        canonical = SORTED.encode(fields).encode("utf-8") == line
+    except (ValueError, RecursionError):
+        canonical = False
+    need(canonical and isinstance(fields, dict), "a line is not a canonical event")
+    index, kind = fields.get("seq"), fields.get("type")
+    need(type(index) is int and isinstance(kind, str), "a line is not an event")
+    return Event(index, _without_role(kind), fields)
+
+
+def _read_proof(data: bytes) -> tuple[int, list[bytes], dict[int, bytes]]:
+    """Where the run begins, the subtrees before it, and the leaves of other runs."""
+    record = read_json(data, "the proof")
+    need(isinstance(record, dict) and set(record) == {"before", "leaves", "start"}, "a bad proof")
+    start, before, leaves = record["start"], record["before"], record["leaves"]
+    need(type(start) is int and start >= 0, "a proof without a start")
+    need(isinstance(before, list) and isinstance(leaves, dict), "a bad proof")
+    for key in leaves:
+        need(
+            len(key) <= 16 and key.isascii() and key.isdigit() and str(int(key)) == key,
+            "a bad place in a proof",
+        )
+    return (
+        start,
+        [hex_digest(item, "a hash of a proof") for item in before],
+        {int(key): hex_digest(item, "a hash of a proof") for key, item in leaves.items()},
+    )
+
+
+def read_log(
+    run: str, data: bytes, proof: bytes, checkpoint: Checkpoint, sizes: Iterable[int]
+) -> PartyLog:
+    """Reads a party's record under its checkpoint, in one pass over the leaves.
+
+    Every event names the run's event before it (``previous``), the first names none: so none is missing
+    among the hashes of other runs' events, whose content stays with the party.
+
+    Args:
+        run: Run id in hexadecimal.
+        data: The events, one a line.
+        proof: Its proof.
+        checkpoint: What the party signed, already checked.
+        sizes: Sizes at which the log's root is wanted.
+    """
+    start, before, leaves = _read_proof(proof)
+    need(data.endswith(b"\n"), "there are no events, or the last is cut off")
+    wanted, roots = frozenset(sizes), {}
+    tree, events, own = Range(start, before), list[Event](), list[Event]()
+    if start in wanted:
+        roots[start] = tree.root()
+    lines = iter(data[:-1].split(b"\n"))
+    line = next(lines, None)
+    event = _read_event(line) if line is not None else None
+    for index in range(start, checkpoint.size):
+        if event is not None and line is not None and event.index == index:
+            need(index not in leaves, f"event {index} stands there twice")
+            _take(event, run, events, own)
+            leaf = leaf_hash(line)
+            line = next(lines, None)
+            event = _read_event(line) if line is not None else None
+        else:
+            need(index in leaves, f"event {index} is missing or out of order")
+            leaf = leaves[index]
+        tree.append(leaf)
+        if index + 1 in wanted:
+            roots[index + 1] = tree.root()
+    need(event is None, "an event is out of order, or beyond the checkpoint")
+    need(len(leaves) + len(events) + len(own) == checkpoint.size - start, "a proof holds too much")
+    need(bool(events) and events[0].index == start, "the record does not begin with the run")
+    need(tree.size == checkpoint.size and tree.root() == checkpoint.root, _ROOT)
+    return PartyLog(events, own, roots, checkpoint.size)
+
+
+_ROOT = "the events do not lead to the signed checkpoint"
+
+
+def _take(event: Event, run: str, events: list[Event], own: list[Event]) -> None:
+    """Puts an event to those of the run, or to the party's own."""
+    if "run" not in event.fields:
+        own.append(event)
+        return
+    need(event.fields["run"] == run, f"event {event.index} belongs to another run")
+    previous = events[-1].index if events else None
+    need(event.fields.get("previous") == previous, f"an event is missing before {event.index}")
+    need(type(event.fields.get("previous")) in (int, type(None)), "a bad event")
+    events.append(event)
+
+
+# ==================================================================================================
+# 9. Job, schema and plan
+# ==================================================================================================
+
+Check = Callable[[Any], Any]
+"""Turns a value of canonical JSON into what it stands for, or raises ``ValueError``."""
+
+
+def real(
+    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
+) -> Check:
+    """A finite number, written as its shortest decimal text; ``above``, ``below``: bounds excluded."""
+
+    def check(value: Any) -> float:
+        found = float(value) if isinstance(value, str) and len(value) <= 32 else math.nan
+        if not math.isfinite(found) or repr(found) != value or not least <= found <= most:
+            raise ValueError("not a number in its bounds")
+        if (above and found == least) or (below and found == most):
+            raise ValueError("not a number in its bounds")
+        return found
+
+    return check
+
+
+def whole(least: int, most: int = LARGEST_INTEGER) -> Check:
+    """An integer."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError("not an integer in its bounds")
+        return value
+
+    return check
+
+
+def one_of(*known: Any) -> Check:
+    """One of a few values."""
+
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(item) and value == item for item in known):
+            raise ValueError("not one of the values")
+        return value
+
+    return check
+
+
+def words(least: int = 0, most: int = 2**20, pattern: str = r"(?s:.*)") -> Check:
+    """A text of so many characters that matches a pattern."""
+    rule = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        fits = isinstance(value, str) and least <= len(value) <= most
+        if not fits or rule.fullmatch(value) is None:
+            raise ValueError("not such a text")
+        return str(value)
+
+    return check
+
+
+def listed(item: Check, most: int = MAX_PARTIES) -> Check:
+    """A list."""
+
+    def check(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > most:
+            raise ValueError("not a list")
+        return [item(entry) for entry in value]
+
+    return check
+
+
+def or_null(inner: Check) -> Check:
+    """Such a value, or null."""
+    return lambda value: None if value is None else inner(value)
+
+
+def keyed(**fields: Check) -> Check:
+    """A table with exactly these keys."""
+
+    def check(value: Any) -> Fields:
+        if not isinstance(value, dict) or set(value) != set(fields):
+            raise ValueError("missing or unknown keys")
+        return {name: inner(value[name]) for name, inner in fields.items()}
+
+    return check
+
+
+JOB = keyed(
+    version=one_of(1),
+    name=words(1, 64, r"[a-z0-9][a-z0-9-]{0,63}"),
+    purpose=words(1, 64),
+    rounds=whole(1, 10_000),
+    model=words(1),
+    data=keyed(contract=words(1, 64)),
+    evaluation=keyed(
+        contract=words(1), holdout=real(0, 0.5), bins=whole(2, 128), patience=whole(0, 10_000)
+    ),
+    privacy=keyed(
+        unit=one_of("record", "entity", "client", "none"),
+        epsilon=real(0.01, 20),
+        delta=real(1e-10, 0.01),
+        clip_norm=real(0, above=True),
+        sampling_rate=real(1e-5, 1),
+        max_records=whole(1, 256),
+        client_sampling=one_of("secret", "visible"),
+        max_participations=or_null(whole(1)),
+        expected_units=whole(1, 2**31),
+        max_colluding=whole(0),
+        noise=one_of("shared", "own"),
+        tuning=one_of("charged", "public-data", "not-declared"),
+    ),
+    aggregation=keyed(
+        protocol=one_of("masked", "plain"),
+        min_cohort=whole(1),
+        helpers=or_null(listed(words())),
+        min_helpers=or_null(whole(2)),
+        ring_bits=one_of(16, 24, 32),
+        phase_seconds=whole(1, 604_800),
+        audit_rounds=whole(0, 10_000),
+    ),
+    training=keyed(
+        algorithm=one_of("sgd", "fedavg"),
+        optimiser=one_of("sgd", "momentum", "adam"),
+        learning_rate=real(0, above=True),
+        schedule=one_of("constant", "cosine"),
+        momentum=real(0, 1, below=True),
+        average_from=real(0, 1),
+        clipping=one_of("flat", "per-layer", "adaptive", "normalised"),
+        clip_quantile=real(0, 1, above=True, below=True),
+        clip_rate=real(0, 1, above=True, below=True),
+        clip_share=real(0, 0.25, above=True),
+        local_epochs=whole(1, 1000),
+        local_batch=whole(1, 2**20),
+        local_learning_rate=real(0, above=True),
+        micro_batch=whole(1, 2**20),
+        local_layers=listed(words(1, 256), 64),
+        metrics_share=real(0, 0.5),
+        loss_bound=real(0, above=True),
+    ),
+    features=keyed(
+        scale=one_of("linear", "log1p"),
+        norm=real(0, above=True),
+        map=one_of("none", "scattering"),
+        height=whole(8, 32),
+        width=whole(8, 32),
+        prior=or_null(words(1, 128, r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")),
+    ),
+)
+
+
+def read_job(data: bytes) -> Fields:
+    """``job.json``: every key of a job, so that nothing depends on defaults."""
+    try:
+        job: Fields = JOB(read_json(data, "the job"))
+    except ValueError as error:
+        raise Wrong("job.json is not a valid job") from error
+    privacy, training, aggregation = job["privacy"], job["training"], job["aggregation"]
+    unit, fedavg = privacy["unit"], training["algorithm"] == "fedavg"
+    cap, visible = privacy["max_participations"], privacy["client_sampling"] == "visible"
+    held_out = job["evaluation"]["holdout"]
+    rules = (
+        not (fedavg and unit in ("record", "entity")),
+        fedavg or unit != "client",
+        unit == "none" or aggregation["protocol"] == "masked",
+        unit != "none" or privacy["noise"] != "own",
+        not (held_out and fedavg),
+        held_out or not job["evaluation"]["patience"],
+        not (unit == "none" and fedavg and training["clipping"] != "flat"),
+        fedavg or not training["local_layers"],
+        unit == "client" or (cap is None and not visible),
+        unit == "entity" or privacy["max_records"] == 1,
+        (cap or 0) <= job["rounds"],
+    )
+    need(all(rules), "the settings of job.json contradict each other")
+    return job
+
+
+class Schema(NamedTuple):
+    """What of the public data schema matters here."""
+
+    features: int
+    classes: int
+
+
+def read_schema(data: bytes) -> Schema:
+    """``schema.json``."""
+    record = read_json(data, "the schema")
+    column = keyed(name=words(1), lower=real(-math.inf), upper=real(-math.inf))
+    with_unit = keyed(name=words(1), lower=real(-math.inf), upper=real(-math.inf), unit=words(1))
+    try:
+        top = keyed(version=one_of(1), features=list, label=words(1), classes=listed(words(1)))
+        schema = top(record)
+        features = [(with_unit if "unit" in item else column)(item) for item in record["features"]]
+    except (ValueError, TypeError) as error:
+        raise Wrong("schema.json is not a data schema") from error
+    names = [item["name"] for item in features] + [schema["label"]]
+    distinct = len(set(names)) == len(names)
+    classes = schema["classes"]
+    ordered = all(item["lower"] < item["upper"] for item in features)
+    usable = len(features) >= 1 and len(set(classes)) == len(classes) >= 2
+    need(distinct and ordered and usable, "schema.json is not a usable schema")
+    return Schema(len(features), len(classes))
+
+
+MAX_ROUNDS, MAX_HELPERS = 2**17, 2**7
+MAX_SENSITIVITY = 2**31 - 1
+LEAST_VARIANCE, MOST_VARIANCE = 8, 2**60
+TAIL = 9
+"""Standard deviations of noise that the ring leaves room for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The public parameters of the mechanism; whatever privacy rests on is an integer derived here."""
+
+    unit: str
+    rounds: int
+    delta: float
+    clip_norm: float
+    sampling_rate: float
+    visible_sampling: bool
+    max_participations: int
+    expected_units: int
+    noise_multiplier: float
+    helpers: int
+    max_colluding: int
+    min_helpers: int
+    ring_bits: int
+    grid: float
+    units_bound: int
+
+    @property
+    def private(self) -> bool:
+        """Whether the run has differential privacy."""
+        return self.unit != "none"
+
+    @cached_property
+    def sensitivity(self) -> int:
+        """The exact integer L2 sensitivity D = floor(clip_norm / grid)."""
+        return int(Fraction(self.clip_norm) // Fraction(self.grid))
+
+    @property
+    def rotated(self) -> bool:
+        """Whether contributions are rotated and rounded at random: 16 bits without noise."""
+        return not self.private and self.ring_bits == 16
+
+    @cached_property
+    def shares(self) -> dict[int, int]:
+        """Helpers present -> variance of one helper's share of noise: ceil((z D)^2 / (p - t))."""
+        present = range(self.min_helpers, self.helpers + 1)
+        if not self.private:
+            return dict.fromkeys(present, 0)
+        target = (Fraction(self.noise_multiplier) * self.sensitivity) ** 2
+        return {
+            p: -(-target.numerator // (target.denominator * (p - self.max_colluding)))
+            for p in present
+        }
+
+    @property
+    def largest_variance(self) -> int:
+        """Of the noise in the noisiest sum that may be."""
+        return max(p * v for p, v in self.shares.items())
+
+    @property
+    def coordinate_bound(self) -> int:
+        """The largest magnitude of one coordinate of one contribution, in integer units."""
+        variance = self.largest_variance
+        tail = math.isqrt(TAIL**2 * variance) + (1 if variance else 0)
+        room = ((1 << (self.ring_bits - 1)) - 1 - tail) // self.units_bound
+        return min(self.sensitivity, room)
+
+    def norm_bound(self, length: int) -> float:
+        """The largest plausible norm of a sum of vectors of this length, in integer units."""
+        norm = self.sensitivity
+        if self.rotated:
+            root = math.isqrt(length - 1) + 1 if length > 0 else 0
+            likely = norm**2 + norm + (length + 3) // 4 + (root + 1) // 2
+            norm = math.isqrt(min(likely, (norm + root) ** 2))
+        signal = float(self.units_bound * norm)
+        if not self.private:
+            return signal
+        return signal + math.sqrt(self.largest_variance) * (math.sqrt(length) + TAIL)
+
+    @property
+    def divisor(self) -> float:
+        """The constant by which a sum is divided."""
+        return self.sampling_rate * self.expected_units
+
+    @property
+    def noise_ratio(self) -> float:
+        """Noise that colluding helpers cannot subtract over the sensitivity, rounded down."""
+        if not self.private or self.max_colluding >= self.min_helpers:
+            return 0.0
+        least = min((p - self.max_colluding) * v for p, v in self.shares.items())
+        ratio = math.sqrt(Fraction(least - 4, self.sensitivity**2)) * (1.0 - 2.0**-50)
+        return math.nextafter(ratio, 0.0)
+
+    @property
+    def realised_rate(self) -> float:
+        """The sampling rate in 64-bit steps, rounded up."""
+        exact = Fraction(int(Fraction(self.sampling_rate) * 2**64), 2**64)
+        rate = float(exact)
+        return rate if Fraction(rate) >= exact else math.nextafter(rate, 1.0)
+
+
+FLOAT = real(-math.inf)
+TRUTH = one_of(False, True)
+PLAN = keyed(
+    unit=one_of("record", "entity", "client", "none"),
+    rounds=whole(1, MAX_ROUNDS),
+    delta=real(1e-10, 1, below=True),
+    clip_norm=real(1e-60, 1e60, above=True, below=True),
+    sampling_rate=real(2.0**-64, 1),
+    visible_sampling=TRUTH,
+    max_participations=whole(0, MAX_ROUNDS),
+    expected_units=whole(1, 2**31),
+    noise_multiplier=real(0, 2.0**20),
+    helpers=whole(0, MAX_HELPERS),
+    max_colluding=whole(0, MAX_HELPERS),
+    min_helpers=whole(0, MAX_HELPERS),
+    ring_bits=one_of(16, 24, 32),
+    grid=real(1e-60, 1e60, above=True, below=True),
+    units_bound=whole(1, 2**32),
+)
+
+
+def read_plan(data: bytes) -> Plan:
+    """The privacy plan in a run's manifest; refused if it cannot hold together."""
+    try:
+        plan = Plan(**PLAN(read_json(data, "the plan")))
+    except ValueError as error:
+        raise Wrong("the privacy plan is not valid") from error
+    need(1 <= plan.sensitivity <= MAX_SENSITIVITY, "the plan's grid does not fit its clip norm")
+    need(plan.min_helpers <= plan.helpers, "the plan needs more helpers than there are")
+    need(plan.max_participations <= plan.rounds, "the plan's cap exceeds its rounds")
+    by_client = plan.visible_sampling or plan.max_participations
+    need(plan.unit == "client" or not by_client, "only clients are sampled in sight of others")
+    if plan.private:
+        need(1 <= plan.max_colluding < plan.helpers, "all helpers of the plan could collude")
+        need(plan.noise_multiplier > 0, "the plan has no noise")
+    else:
+        need(plan.noise_multiplier == 0, "unit 'none' has no noise")
+    if plan.helpers:
+        least = max(2, plan.max_colluding + 1)
+        if not plan.private:
+            least = max(least, (plan.helpers + plan.max_colluding) // 2 + 1)
+        need(plan.min_helpers >= least, "a round of the plan might have no honest helper")
+    if plan.private:
+        smallest, largest = plan.shares[plan.helpers], plan.shares[plan.min_helpers]
+        fits = LEAST_VARIANCE <= smallest <= largest <= MOST_VARIANCE
+        need(fits, "a share of the plan's noise is out of range")
+    least_bound = 1 if plan.rotated else plan.sensitivity
+    need(plan.coordinate_bound >= least_bound, "a sum of the plan could wrap around")
+    return plan
+
+
+# ==================================================================================================
+# 10. The terms of a run: does the offer hold together?
+# ==================================================================================================
+
+PROTOCOLS = {"masked": "masked/1", "plain": "plain/1"}
+MAX_LENGTH = 2**28
+CHUNK = 2**18
+MAX_BATCH = 2**27
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What every party of the run agreed to."""
+
+    manifest: Fields
+    job: Fields
+    classes: int
+    plan: Plan
+
+    @property
+    def rotated(self) -> bool:
+        """Whether contributions travel rotated."""
+        return self.plan.rotated
+
+    @property
+    def weighted(self) -> bool:
+        """Whether updates are weighted by records and carry their weight."""
+        fedavg = bool(self.job["training"]["algorithm"] == "fedavg")
+        return fedavg and self.job["privacy"]["unit"] == "none"
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a coordinate holds the clip bits."""
+        return bool(self.job["training"]["clipping"] == "adaptive")
+
+    @property
+    def held_out(self) -> int:
+        """Coordinates of the evaluation on held-out records."""
+        evaluation = self.job["evaluation"]
+        if not evaluation["holdout"]:
+            return 0
+        return 3 + (2 * int(evaluation["bins"]) if self.classes == 2 else 0)
+
+    @property
+    def plain_length(self) -> int:
+        """Coordinates of a contribution before it is rotated: gradient, weight, bit, metrics, held out."""
+        metrics = 2 if self.job["training"]["metrics_share"] else 0
+        beside = int(self.weighted) + int(self.adaptive) + metrics + self.held_out
+        return int(self.manifest["dimension"]) + beside
+
+    @property
+    def length(self) -> int:
+        """Elements of a contribution."""
+        if not self.rotated:
+            return self.plain_length
+        block = rotation_block(self.plain_length)
+        return -(-self.plain_length // block) * block
+
+    @property
+    def units(self) -> float:
+        """The constant number of units that a round is expected to train on."""
+        return self.plan.divisor * (1.0 - float(self.job["evaluation"]["holdout"]))
+
+
+def rotation_block(length: int) -> int:
+    """Elements per block of the rotation of a vector."""
+    power = max(0, (length - 1) // 64).bit_length() - 1
+    return min(max(64, 1 << max(power, 0)), 2**16)
+
+
+def read_terms(offer: Fields, roster: Roster) -> Terms:
+    """Checks an offer as every party of the run does before it reads any data."""
+    manifest = offer["manifest"]
+    job, schema = read_job(offer["job"]), read_schema(offer["schema"])
+    terms = Terms(manifest, job, schema.classes, read_plan(manifest["plan"]))
+    plan, aggregation, privacy = terms.plan, job["aggregation"], job["privacy"]
+    digests = (sha256(offer["job"]), sha256(offer["schema"]))
+    need(digests == (manifest["job"], manifest["schema"]), "another job or schema than it names")
+    need(roster.digest == manifest["roster"], "the run names another roster")
+    protocol = PROTOCOLS[aggregation["protocol"]]
+    need(manifest["protocol"] == protocol, "the run uses another protocol than the job")
+    need(manifest["length"] <= MAX_LENGTH, "the vector is too long")
+    _check_shares_of_clip(job["training"])
+    sizes = (manifest["length"], manifest["rounds"])
+    need(sizes == (terms.length, job["rounds"]), "vector length or rounds do not fit the job")
+    encoding = (manifest["ring_bits"], manifest["min_cohort"])
+    expected = (plan.ring_bits, aggregation["min_cohort"])
+    need(encoding == expected, "encoding or cohort do not fit the job")
+    batch = job["training"]["micro_batch"] * privacy["max_records"]
+    widest = max(manifest["dimension"], schema.features)
+    need(batch * widest <= MAX_BATCH, "one batch of gradients would be too large")
+    helpers, clients = len(manifest["helpers"]), len(manifest["clients"])
+    upload = 1024 + 1280 * helpers + 40 * -(-manifest["length"] // CHUNK)
+    small = upload <= 2 * 1024 * 1024 and clients * upload <= MAX_MESSAGE // 8 * 7
+    need(small, "the run's messages would be too long")
+    _check_plan(terms)
+    _check_parties(terms, roster)
+    return terms
+
+
+def _check_shares_of_clip(training: Fields) -> None:
+    bit = training["clip_share"] if training["clipping"] == "adaptive" else 0.0
+    rest = 1.0 - bit - training["metrics_share"]
+    need(rest > 0.0, "metrics and clip bit leave nothing to the gradient")
+
+
+def _check_plan(terms: Terms) -> None:
+    """The plan is the job's."""
+    plan, job, manifest = terms.plan, terms.job, terms.manifest
+    privacy, aggregation = job["privacy"], job["aggregation"]
+    helpers, clients = len(manifest["helpers"]), len(manifest["clients"])
+    least = aggregation["min_helpers"]
+    own = privacy["noise"] == "own"
+    mean = plan.sampling_rate * plan.expected_units
+    units = math.ceil(mean + 10.0 * math.sqrt(mean)) if 0.0 < mean < 2.0**31 else 1
+    if job["training"]["algorithm"] == "fedavg":
+        units = clients
+    same = (
+        all(
+            getattr(plan, name) == privacy[name]
+            for name in ("unit", "clip_norm", "sampling_rate", "expected_units", "delta")
+        ),
+        plan.rounds == job["rounds"],
+        plan.visible_sampling == (privacy["client_sampling"] == "visible"),
+        plan.max_participations == (privacy["max_participations"] or 0),
+        plan.helpers == helpers,
+        plan.min_helpers == (helpers if least is None or not helpers else least),
+        plan.ring_bits == aggregation["ring_bits"],
+        plan.max_colluding == manifest["max_colluding"],
+        plan.units_bound == units,
+        manifest["own_noise"] == own,
+        plan.max_colluding == (max(helpers - 1, 0) if own else privacy["max_colluding"]),
+    )
+    need(all(same), "the privacy plan does not fit the job")
+
+
+def _check_parties(terms: Terms, roster: Roster) -> None:
+    """Clients and helpers are in the roster, and as many as make a sum safe."""
+    job, manifest = terms.job, terms.manifest
+    clients, helpers = manifest["clients"], manifest["helpers"]
+    for names, role in ((clients, "client"), (helpers, "helper")):
+        need(set(names) <= roster.with_role(role), f"somebody is not a {role} of the roster")
+    need(len(set(clients)) == len(clients), "a site is named twice")
+    need(len(roster.operators(helpers)) == len(helpers), "two helpers have the same operator")
+    operators = len(roster.operators(clients))
+    minimum = job["aggregation"]["min_cohort"]
+    need(minimum <= operators, "min_cohort exceeds the operators that take part")
+    if job["privacy"]["client_sampling"] == "visible":
+        _check_visible(job, operators)
+    if job["aggregation"]["protocol"] == "plain":
+        return
+    need(len(helpers) >= 2, "masked aggregation needs two helpers")
+    least = job["aggregation"]["min_helpers"]
+    need((least or len(helpers)) <= len(helpers), "min_helpers exceeds the helpers")
+    own = job["privacy"]["noise"] == "own"
+    colluding = len(helpers) - 1 if own else job["privacy"]["max_colluding"]
+    everyone = own and job["privacy"]["unit"] != "none" and set(clients) <= set(helpers)
+    need(minimum - colluding >= 2 or everyone, "fewer than two honest sites in a sum")
+
+
+def _check_visible(job: Fields, operators: int) -> None:
+    """That too few sample themselves is so rare that leaving such a round out tells nothing (Chernoff)."""
+    privacy = job["privacy"]
+    fewest = job["aggregation"]["min_cohort"] - 1
+    share, rate = fewest / operators, privacy["sampling_rate"] * _below_cap(job)
+    exponent = 0.0
+    if share < rate:
+        pairs = ((share, rate), (1.0 - share, 1.0 - rate))
+        exponent = sum(a * math.log(a / b) for a, b in pairs if a > 0.0 and b > 0.0)
+        exponent = math.inf if rate == 1.0 else operators * exponent
+    rare = math.log(job["rounds"]) + math.log1p(math.exp(privacy["epsilon"])) - exponent
+    need(
+        rare <= math.log(5e-10 * privacy["delta"]), "fewer than min_cohort may take part in a round"
+    )
+
+
+def _below_cap(job: Fields) -> float:
+    """Probability that a client may still take part in the last round."""
+    privacy = job["privacy"]
+    before, cap, rate = job["rounds"] - 1, privacy["max_participations"], privacy["sampling_rate"]
+    if cap is None or cap > before:
+        return 1.0
+    if rate == 1.0:
+        return 0.0
+    return min(1.0, sum(binomial(before, rate, range(cap))))
+
+
+def binomial(count: int, rate: float, times: Iterable[int]) -> list[float]:
+    """Probabilities of so many heads in ``count`` tosses, for a rate below 1."""
+    whole_log = math.lgamma(count + 1)
+    return [
+        math.exp(
+            whole_log
+            - math.lgamma(k + 1)
+            - math.lgamma(count - k + 1)
+            + k * math.log(rate)
+            + (count - k) * math.log1p(-rate)
+        )
+        for k in times
+    ]
+
+
+# ==================================================================================================
+# 11. The model chain, bit for bit
+# ==================================================================================================
+# Every float operation below is one IEEE 754 double operation, in the order that all parties use; Python's
+# floats are such doubles. Only +, -, *, / and square roots occur, which are rounded correctly everywhere.
+
+Vector = list[float]
+LEAST_WEIGHT = 0.5
+LEAST_SCALE, MOST_SCALE = 2.0**-40, 2.0**40
+DECAY, ADAM_EPSILON = 0.999, 1e-8
+LITTLE_ENDIAN = sys.byteorder == "little"
+
+
+def doubles_to_bytes(values: Vector) -> bytes:
+    """Little-endian float64."""
+    packed = array("d", values)
+    if not LITTLE_ENDIAN:
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def doubles_from_bytes(data: bytes) -> Vector:
+    """The inverse of ``doubles_to_bytes``."""
+    packed = array("d", data)
+    if not LITTLE_ENDIAN:
+        packed.byteswap()
+    return packed.tolist()
+
+
+def centred(data: bytes, bits: int) -> list[int]:
+    """Little-endian elements of the ring of 2^bits as integers from -2^(bits-1) on."""
+    if bits == 24:
+        thirds = zip(data[0::3], data[1::3], data[2::3], strict=True)
+        return [((a | b << 8 | c << 16) ^ 0x800000) - 0x800000 for a, b, c in thirds]
+    packed = array("h" if bits == 16 else "i", data)
+    if not LITTLE_ENDIAN:
+        packed.byteswap()
+    return packed.tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that the next step depends on."""
+
+    theta: Vector
+    momentum: Vector
+    second: Vector
+    average: Vector
+    averaged: int
+    steps: int
+    scale: float
+
+    @classmethod
+    def first(cls, theta: Vector) -> State:
+        """Before the first step."""
+        zero = [0.0] * len(theta)
+        return cls(theta, zero, zero, zero, 0, 0, 1.0)
+
+    @property
+    def digest(self) -> bytes:
+        """What uploads, logs and contexts know the state by."""
+        header = struct.pack("<QQQd", len(self.theta), self.averaged, self.steps, self.scale)
+        arrays = (self.theta, self.momentum, self.second, self.average)
+        return sha256(
+            b"tacit server state v1\x00" + header + b"".join(map(doubles_to_bytes, arrays))
+        )
+
+    @property
+    def released(self) -> Vector:
+        """The parameters that a run releases: the average once there is one."""
+        return self.average if self.averaged else self.theta
+
+
+def unrotated(values: Vector, seed: bytes, length: int) -> Vector:
+    """Undoes the rotation of a vector: the Walsh-Hadamard transform of every block, then the signs.
+
+    A block is a matrix of rows by columns: butterflies between rows first, then between columns.
+    """
+    block = rotation_block(length)
+    columns = 2 ** ((block.bit_length() - 1) // 2)
+    values = list(values)
+    distance = columns
+    while distance < block:
+        _butterflies(values, distance)
+        distance *= 2
+    distance = 1
+    while distance < columns:
+        _butterflies(values, distance)
+        distance *= 2
+    norm = 1.0 / math.sqrt(block)
+    signs = rotation_signs(seed, len(values))
+    return [value * norm * sign for value, sign in zip(values, signs, strict=True)][:length]
+
+
+def _butterflies(values: Vector, distance: int) -> None:
+    """(a, b) -> (a + b, a - b) for all pairs at this distance, in place."""
+    step = 2 * distance
+    if distance * step <= len(values):  # fewer offsets than groups: take each offset of all groups
+        for offset in range(distance):
+            one, other = slice(offset, None, step), slice(offset + distance, None, step)
+            a, b = values[one], values[other]
+            values[one] = map(operator.add, a, b)
+            values[other] = map(operator.sub, a, b)
+        return
+    for start in range(0, len(values), step):
+        middle, end = start + distance, start + step
+        a, b = values[start:middle], values[middle:end]
+        values[start:middle] = map(operator.add, a, b)
+        values[middle:end] = map(operator.sub, a, b)
+
+
+SIGNS_OF_BYTE = [[-1.0 if byte >> bit & 1 else 1.0 for bit in range(8)] for byte in range(256)]
+
+
+def rotation_signs(seed: bytes, length: int) -> Vector:
+    """Public random signs: bit i of an AES-256-CTR keystream, lowest first, is that of element i."""
+    key = HKDF(algorithm=SHA256(), length=48, salt=None, info=b"tacit rotation v1").derive(seed)
+    cipher = Cipher(algorithms.AES(key[:32]), modes.CTR(key[32:])).encryptor()
+    stream = cipher.update(bytes(-(-length // 8)))
+    return [sign for byte in stream for sign in SIGNS_OF_BYTE[byte]][:length]
+
+
+class Chain:
+    """How a round's sum moves the model.
+
+    Args:
+        terms: Of the run.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self._training = terms.job["training"]
+        self._dimension = terms.manifest["dimension"]
+        after = float(self._training["average_from"]) * int(terms.job["rounds"])
+        self._average_after = math.floor(after)
+
+    def values(self, total: Sequence[int], state: State) -> Vector:
+        """The real numbers behind a sum."""
+        grid = self.terms.plan.grid
+        decoded = [x * grid for x in map(float, total)]
+        if not self.terms.rotated:
+            return decoded
+        seed = sha256(b"tacit rotation seed v1\x00" + state.digest)
+        return unrotated(decoded, seed, self.terms.plain_length)
+
+    def step(self, state: State, values: Vector) -> State:
+        """The state after a round whose sum was ``values``."""
+        first, second, direction = self._direction(state, self._gradient(state, values))
+        rate = self._rate(state.steps)
+        theta = [t - rate * d for t, d in zip(state.theta, direction, strict=True)]
+        average, averaged, steps = state.average, state.averaged, state.steps + 1
+        if steps > self._average_after:
+            averaged += 1
+            average = [a + (t - a) / averaged for a, t in zip(average, theta, strict=True)]
+        finite = all(all(map(math.isfinite, part)) for part in (theta, first, second, average))
+        need(finite, f"the model is no longer finite after step {steps}")
+        return State(theta, first, second, average, averaged, steps, self._scale(state, values))
+
+    def held_out_loss(self, values: Vector, helpers: int) -> float:
+        """The loss on held-out records; NaN where noise drowned it or nothing is held out."""
+        terms, plan = self.terms, self.terms.plan
+        if not terms.held_out:
+            return math.nan
+        blocks = 4 if terms.classes == 2 else 3
+        unit = plan.clip_norm / math.sqrt(blocks)
+        noise = math.sqrt(helpers * plan.shares[helpers]) * plan.grid / unit
+        loss, _, count = (value / unit for value in values[-terms.held_out :][:3])
+        if not count > max(3.0 * noise, 1.0):
+            return math.nan
+        return float(self._training["loss_bound"]) * (1.0 - loss / count) / 2.0
+
+    def _gradient(self, state: State, values: Vector) -> Vector:
+        """Sum over the constant divisor (``sgd``), or minus the mean of the updates (``fedavg``)."""
+        terms, gradient = self.terms, values[: self._dimension]
+        if terms.weighted:
+            weight = values[self._dimension]
+            if weight * terms.plan.expected_units < LEAST_WEIGHT:
+                return [0.0] * self._dimension
+            return [-g / weight for g in gradient]
+        scale, units = state.scale, terms.units
+        mean = [g * scale / units for g in gradient]
+        return [-g for g in mean] if self._training["algorithm"] == "fedavg" else mean
+
+    def _direction(self, state: State, gradient: Vector) -> tuple[Vector, Vector, Vector]:
+        """First moment, second moment, and where the step goes."""
+        decay: float = self._training["momentum"]
+        kind = self._training["optimiser"]
+        if kind == "sgd":
+            return state.momentum, state.second, gradient
+        pairs = zip(state.momentum, gradient, strict=True)
+        if kind == "momentum":
+            first = [decay * m + g for m, g in pairs]
+            return first, state.second, first
+        rest, rest_of_squares = 1.0 - decay, 1.0 - DECAY
+        first = [decay * m + rest * g for m, g in pairs]
+        second = [
+            DECAY * s + rest_of_squares * (g * g)
+            for s, g in zip(state.second, gradient, strict=True)
+        ]
+        one, other = 1.0 - power(decay, state.steps + 1), 1.0 - power(DECAY, state.steps + 1)
+        direction = [
+            (f / one) / (math.sqrt(s / other) + ADAM_EPSILON)
+            for f, s in zip(first, second, strict=True)
+        ]
+        return first, second, direction
+
+    def _rate(self, done: int) -> float:
+        rate: float = self._training["learning_rate"]
+        if self._training["schedule"] == "constant":
+            return rate
+        rounds: int = self.terms.job["rounds"]
+        return rate * half_cosine(min(done, rounds), rounds)
+
+    def _scale(self, state: State, values: Vector) -> float:
+        """What adaptive clipping multiplies the clip norm by; 1 for any other clipping."""
+        if not self.terms.adaptive:
+            return state.scale
+        training = self._training
+        bit = self.terms.plan.clip_norm * math.sqrt(training["clip_share"])
+        short = 0.5 + 0.5 * values[self._dimension] / (bit * self.terms.units)
+        short = min(max(short, 0.0), 1.0)
+        scale = state.scale * (1.0 - training["clip_rate"] * (short - training["clip_quantile"]))
+        return float(min(max(scale, LEAST_SCALE), MOST_SCALE))
+
+
+def power(base: float, exponent: int) -> float:
+    """``base ** exponent`` by multiplications alone, as libraries' ``pow`` differ."""
+    result = 1.0
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+@cache
+def half_cosine(done: int, rounds: int) -> float:
+    """``(1 + cos(pi done / rounds)) / 2``, correctly rounded from 40 decimal digits."""
+    with localcontext(Context(prec=40)):
+        square = (Decimal("3.14159265358979323846264338327950288") * done / rounds) ** 2
+        term = total = Decimal(1)
+        for index in range(1, 30):
+            term = -term * square / (2 * index * (2 * index - 1))
+            total += term
+        return float((1 + total) / 2)
+
+
+def should_stop(losses: Sequence[float], patience: int) -> bool:
+    """Whether the smoothed loss was lowest more than ``patience`` measured rounds ago."""
+    if not patience:
+        return False
+    keep = 1.0 - 2.0 / (patience + 1.0)
+    smooth, best, since = math.nan, math.inf, 0
+    for loss in losses:
+        if math.isnan(loss):
+            continue
+        smooth = loss if math.isnan(smooth) else keep * smooth + (1.0 - keep) * loss
+        since += 1
+        if smooth < best:
+            best, since = smooth, 0
+    return since > patience
+
+
+# ==================================================================================================
+# 12. Epsilon: between what a test shows and what Renyi accounting allows
+# ==================================================================================================
+# The recorded figures come from a privacy loss distribution, which is tighter than Renyi accounting and
+# too much for a file like this. So: at or above the Renyi bound a recorded epsilon certainly holds, below
+# what a plain statistical test shows it certainly does not, and between the two it is not decided here.
+
+ORDERS = (*range(2, 129), *range(136, 257, 8), *range(288, 1025, 32))
+LEAST_RATIO = 0.1
+"""Noise over sensitivity below which one release alone is called infinitely dear."""
+SAMPLER_VARIATION = 2.0**-82
+SLACK = 1e-9
+REACH = 38.0
+
+
+class Rounds(NamedTuple):
+    """So many rounds of one Poisson-sampled Gaussian mechanism."""
+
+    ratio: float
+    rate: float
+    number: int
+
+
+def as_seen(plan: Plan, rounds: int, sees_participation: bool) -> list[Rounds]:
+    """What an observer learns of one unit: each entry alone bounds it, so that the least counts."""
+    capped = min(rounds, plan.max_participations or rounds)
+    in_full = Rounds(plan.noise_ratio, 1.0, capped)
+    if plan.sampling_rate == 1.0 or (plan.visible_sampling and sees_participation):
+        return [in_full]
+    sampled = Rounds(plan.noise_ratio, plan.realised_rate, rounds)
+    return [sampled] if capped == rounds else [sampled, in_full]
+
+
+def epsilon_allowed(plan: Plan, rounds: int) -> float:
+    """An upper bound of what so many rounds cost a data holder, against the run's own parties."""
+    if plan.noise_ratio < LEAST_RATIO:
+        return math.inf
+    return min(renyi_bound(part, plan.delta) for part in as_seen(plan, rounds, True))
+
+
+def epsilon_shown(plan: Plan, rounds: int, *, sees_participation: bool = True) -> float:
+    """A lower bound: no true epsilon is below it."""
+    if plan.noise_ratio <= 0.0:
+        return math.inf
+    return min(
+        shown_by_a_test(part, plan.delta) for part in as_seen(plan, rounds, sees_participation)
+    )
+
+
+def is_exactly_enough(plan: Plan, rounds: int, recorded: Decimal) -> bool:
+    """Whether a recorded epsilon holds by the one formula that is exact, that of rounds without sampling.
+
+    Reference: Balle and Wang 2018, theorem 8; so many Gaussian outputs are one of less noise.
+    """
+    for part in as_seen(plan, rounds, True):
+        if part.rate == 1.0 and 0 < recorded < 700:
+            amount, mean = float(recorded), math.sqrt(part.number) / part.ratio
+            above = _tail(amount / mean - mean / 2.0)
+            spent = above - math.exp(amount) * _tail(amount / mean + mean / 2.0)
+            sampler = (1.0 + math.exp(amount)) * SAMPLER_VARIATION
+            if spent + sampler <= plan.delta * (1.0 - SLACK):
+                return True
+    return False
+
+
+@cache
+def renyi_bound(part: Rounds, delta: float) -> float:
+    """Epsilon by Renyi differential privacy at integer orders.
+
+    Reference:
+        Mironov, Talwar and Zhang 2019, section 3.3 (the sampled Gaussian, add or remove one); Canonne,
+        Kamath and Steinke 2020, proposition 12 (conversion).
+    """
+    spent = [(order, renyi_divergence(part, order) * part.number) for order in ORDERS]
+    # Rounding: a sum of up to 1,025 logarithms, each within a few units of the last place.
+    spent = [(order, loss + part.number * order * 1e-14) for order, loss in spent]
+
+    def at(rest: float) -> float:
+        bounds: list[float] = [
+            loss + math.log1p(-1.0 / order) - math.log(rest * order) / (order - 1)
+            for order, loss in spent
+        ]
+        return max(0.0, min(bounds))
+
+    # The sampler of the noise takes its share of delta, which grows with epsilon.
+    found = at(delta) + SLACK
+    while found < 700.0:
+        rest = delta * (1.0 - SLACK) - (1.0 + math.exp(found)) * SAMPLER_VARIATION
+        if rest <= 0.0:
+            break
+        again = at(rest) + SLACK
+        if again <= found:
+            return found
+        found = again * (1.0 + 1e-12)
+    return math.inf
+
+
+def renyi_divergence(part: Rounds, order: int) -> float:
+    """Of one round: log of the sum over k of binom(a, k) (1-q)^(a-k) q^k exp(k (k-1) / (2 s^2))."""
+    inverse = 0.5 / part.ratio**2
+    if part.rate == 1.0:
+        return order * inverse
+    heads, tails = math.log(part.rate), math.log1p(-part.rate)
+    top = math.lgamma(order + 1)
+    logs = [
+        top
+        - math.lgamma(k + 1)
+        - math.lgamma(order - k + 1)
+        + k * heads
+        + (order - k) * tails
+        + k * (k - 1) * inverse
+        for k in range(order + 1)
+    ]
+    largest = max(logs)
+    total = math.fsum(math.exp(value - largest) for value in logs)
+    return max(0.0, largest + math.log(total)) / (order - 1)
+
+
+@cache
+def shown_by_a_test(part: Rounds, delta: float) -> float:
+    """What the best threshold on the sum of all outputs shows: P(E) <= e^epsilon Q(E) + delta.
+
+    A unit that contributes the whole sensitivity whenever it is sampled moves the sum of T outputs by a
+    binomial number. Exact for rounds without sampling.
+
+    Reference: Neyman and Pearson; Balle and Wang 2018, theorem 5.
+    """
+    shift = 1.0 / (math.sqrt(part.number) * part.ratio)
+    times, weights = _sampled_times(part)
+    low, high, best = 0.0, min(times[-1] * shift + 9.0, REACH), 0.0
+    for _ in range(3):  # a grid of thresholds, then finer ones about the best
+        step = (high - low) / 32
+        thresholds = [low + step * i for i in range(33)]
+        shown = [
+            _log_ratio(
+                sum(w * _tail(t - k * shift) for k, w in zip(times, weights, strict=True)) - delta,
+                _tail(t),
+            )
+            for t in thresholds
+        ]
+        best = max(best, *shown)
+        middle = thresholds[shown.index(max(shown))]
+        low, high = max(middle - step, 0.0), min(middle + step, REACH)
+    return best
+
+
+def _sampled_times(part: Rounds) -> tuple[list[int], list[float]]:
+    """How often a unit is sampled, with probabilities; leaving far tails out only lowers the bound."""
+    if part.rate == 1.0:
+        return [part.number], [1.0]
+    mean = part.number * part.rate
+    width = 8.0 * math.sqrt(mean * (1.0 - part.rate))
+    last = min(part.number, int(mean + width) + 8)
+    times = list(range(max(0, int(mean - width)), last + 1))
+    return times, binomial(part.number, part.rate, times)
+
+
+def _tail(x: float) -> float:
+    """The standard Gaussian's probability above x."""
+    return 0.5 * math.erfc(x / math.sqrt(2.0))
+
+
+def _log_ratio(excess: float, without: float) -> float:
+    return math.log(excess / without) if excess > 0.0 and without > 0.0 else 0.0
+
+
+# ==================================================================================================
+# 13. The bundle, opened
+# ==================================================================================================
+
+MANIFEST_FILE, SIGNATURES_FILE = "manifest.json", "manifest.sig"
+OFFER = "transcript/offer.msg"
+INITIAL, FINAL, SBOM = "model/initial.bin", "model/final.safetensors", "sbom.cdx.json"
+INPUTS = ("roster.json", "job.json", "schema.json", INITIAL)
+NAMED = {MANIFEST_FILE, SIGNATURES_FILE, OFFER, FINAL, SBOM, *INPUTS}
+DERIVED = ("run", "privacy-budget", "aggregation", "model", "policy-approvals")
+"""Statements that follow from the other members."""
+REPORTED = ("attack-report", "attestation")
+"""Statements that somebody adds."""
+
+PARTY = r"(?P<party>[a-z0-9-]{1,64})"
+ROUND = r"r(?P<round>(?!000000/)(?:[0-9]{6}|[1-9][0-9]{6}))"
+MESSAGE_FILE = re.compile(
+    rf"transcript/(?:(?P<accept>accept)-|{ROUND}/(?P<kind>key|upload|mask-sum)-){PARTY}\.msg"
+)
+SUM_FILE = re.compile(rf"transcript/{ROUND}/aggregate\.bin")
+LOG_FILE = re.compile(rf"logs/{PARTY}\.(?:jsonl|proof|checkpoint)")
+POLICY_FILE = re.compile(rf"policy/{PARTY}\.json")
+STATEMENT_FILES = {f"statements/{name}.dsse.json" for name in (*DERIVED, *REPORTED)}
+PLACES = {
+    "accept": ("accept", "client"),
+    "key": ("helper-key", "helper"),
+    "upload": ("upload", "client"),
+    "mask-sum": ("mask-sum", "helper"),
+}
+MAX_TEXT, MAX_SIMULATED = 500, 64
+
+
+class Place(NamedTuple):
+    """What the message in a member must be."""
+
+    type: str
+    party: str
+    role: str
+    round: int
+
+
+def place_of(name: str) -> Place | None:
+    """What the message in this member must be; None if no party's message belongs there."""
+    match = MESSAGE_FILE.fullmatch(name)
+    if match is None:
+        return None
+    kind, role = PLACES[match["accept"] or match["kind"]]
+    return Place(kind, match["party"], role, int(match["round"] or 0))
+
+
+def is_known(name: str) -> bool:
+    """Whether a bundle may hold this member."""
+    patterns = (MESSAGE_FILE, SUM_FILE, LOG_FILE, POLICY_FILE)
+    found = any(pattern.fullmatch(name) for pattern in patterns)
+    return found or name in NAMED or name in STATEMENT_FILES
+
+
+@dataclass(frozen=True)
+class Head:
+    """``manifest.json``: which run, in what state, and the digest of every other member."""
+
+    federation: str
+    run: str
+    status: str
+    model: str
+    transcript: str
+    simulated: tuple[str, ...]
+    files: Mapping[str, str]
+
+
+def read_head(data: bytes | None) -> Head:
+    """Reads ``manifest.json``."""
+    if data is None:
+        raise Wrong("the bundle holds no manifest.json")
+    record = read_json(data, MANIFEST_FILE)
+    version = record.get("version") if isinstance(record, dict) else None
+    known = type(version) is int and version == FORMAT
+    need(known, f"the bundle is of version {str(version)[:20]!r} of the format, not {FORMAT}")
+    digest = words(64, 64, r"[0-9a-f]{64}")
+
+    def plain(value: Any) -> str:
+        if not isinstance(value, str) or len(value) > MAX_TEXT or not value.isprintable():
+            raise ValueError("not a short line of text")
+        return value
+
+    def files(value: Any) -> dict[str, str]:
+        if not all(map(str.isascii, value)):
+            raise ValueError("a name of a member is not ASCII")
+        return {plain(name): digest(item) for name, item in dict(value).items()}
+
+    try:
+        fields = keyed(
+            version=one_of(FORMAT),
+            federation=plain,
+            run=digest,
+            status=one_of("complete", "partial"),
+            model=lambda value: digest(value) if value else words(0, 0)(value),
+            transcript=digest,
+            simulated=listed(plain, MAX_SIMULATED),
+            files=files,
+        )(record)
+    except (ValueError, TypeError) as error:
+        raise Wrong("manifest.json is not a bundle's manifest") from error
+    del fields["version"]
+    return Head(**{**fields, "simulated": tuple(fields["simulated"])})
+
+
+@dataclass(frozen=True)
+class Round:
+    """The messages of one round, by sender, and its sum if it was closed."""
+
+    number: int
+    keys: Mapping[str, Message]
+    uploads: Mapping[str, Message]
+    answers: Mapping[str, Message]
+    total: bytes | None
+
+
+class Bundle:
+    """A bundle's members, decoded: what is wrong is remembered, what is missing is named when asked for.
+
+    Args:
+        members: Of the archive.
+
+    Raises:
+        Wrong: Without a manifest and a roster nothing can be said.
+    """
+
+    def __init__(self, members: Mapping[str, bytes]) -> None:
+        self.members = members
+        self.head = read_head(members.get(MANIFEST_FILE))
+        self.roster = read_roster(members.get("roster.json", b""))
+        self.digests = {name: sha256(data).hex() for name, data in members.items()}
+        self.messages: dict[str, Message] = {}
+        self.faults: list[str] = []
+        self._logs: dict[str, PartyLog | Missing | Wrong] = {}
+        names = [name for name in members if name == OFFER or place_of(name) is not None]
+        # Signatures take the longest: another process checks most while this one reads the rest.
+        others = SecondProcess(len(names), lambda number: self._is_signed(names[number]))
+        opened: dict[str, tuple[Message, Signed]] = {}
+        for name in names:
+            try:
+                opened[name] = open_message(members[name], self.roster)
+            except Wrong as error:
+                self.faults.append(f"{name}: {error}")
+        self._read_logs([message for message, _ in opened.values()])
+        answers = dict(zip(names, others.answers(), strict=False))
+        for name, (message, signed) in opened.items():
+            if answers[name] if name in answers else is_signed(*signed):
+                self.messages[name] = message
+            else:
+                self.faults.append(f"{name}: the signature is not that of {message.party}")
+
+    def _is_signed(self, name: str) -> bool:
+        try:
+            return is_signed(*open_message(self.members[name], self.roster)[1])
+        except Wrong:
+            return False
+
+    def _read_logs(self, messages: Iterable[Message]) -> None:
+        """Every log, with its roots at the sizes that others name (believed or not: they only ask)."""
+        sizes: dict[str, set[int]] = {}
+        for message in messages:
+            sizes.setdefault(message.party, set()).add(message.header["log"]["size"])
+        for name, size in self._witnessed():
+            sizes.setdefault(name, set()).add(size)
+        for match in map(LOG_FILE.fullmatch, self.members):
+            if match is not None and match["party"] not in self._logs:
+                party = match["party"]
+                self._logs[party] = self._read_log(party, sizes.get(party, set()))
+
+    def _witnessed(self) -> Iterator[tuple[str, int]]:
+        """Whose log had how many events when another party cosigned it, as that one says."""
+        for name, data in self.members.items():
+            if not LOG_FILE.fullmatch(name) or not name.endswith(".jsonl"):
+                continue
+            for line in data.split(b"\n"):
+                if b'log.witnessed"' not in line:
+                    continue
+                try:
+                    fields = json.loads(line)
+                    body, _ = read_note(fields["note"].encode())
+                    found = str(fields["log"]), int(body.split("\n")[1])
+                except (Wrong, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                    continue  # The event itself is looked at by the claim.
+                yield found
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        """Whether the leader says that the run ended as planned."""
+        return self.head.status == "complete"
+
+    @cached_property
+    def offer(self) -> Fields:
+        """The offer of the run."""
+        message = self.messages.get(OFFER)
+        if message is None or message.type != "offer":
+            raise Missing("the bundle holds no readable offer")
+        return message.body
+
+    @property
+    def manifest(self) -> Fields:
+        """What defines the run; its digest is the run id."""
+        found: Fields = self.offer["manifest"]
+        return found
+
+    @cached_property
+    def _terms(self) -> Terms | Wrong:
+        try:
+            return read_terms(self.offer, self.roster)
+        except Wrong as error:
+            return error
+
+    @property
+    def inconsistency(self) -> str:
+        """What is wrong with the offer's terms; empty if nothing is."""
+        return f"the offer is inconsistent: {self._terms}" if isinstance(self._terms, Wrong) else ""
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of the run."""
+        if isinstance(self._terms, Wrong):
+            raise Missing("the offer's terms are inconsistent, see same-job")
+        return self._terms
+
+    @property
+    def plan(self) -> Plan:
+        """The privacy plan."""
+        return self.terms.plan
+
+    @property
+    def masked(self) -> bool:
+        """Whether contributions were masked."""
+        return bool(self.manifest["protocol"] == PROTOCOLS["masked"])
+
+    @property
+    def leader(self) -> str:
+        """Who led the run."""
+        return str(self.manifest["leader"])
+
+    @property
+    def clients(self) -> list[str]:
+        """In protocol order."""
+        return list(self.manifest["clients"])
+
+    @property
+    def helpers(self) -> list[str]:
+        """In protocol order."""
+        return list(self.manifest["helpers"])
+
+    @property
+    def parties(self) -> list[str]:
+        """Everyone who took part, and so kept a log and signed the manifest."""
+        return list(dict.fromkeys([self.leader, *self.clients, *self.helpers]))
+
+    # --- its messages ----------------------------------------------------------------------------
+
+    @cached_property
+    def heads(self) -> Mapping[str, Mapping[str, Fields]]:
+        """What every message says of its sender's log: by sender, by member."""
+        heads: dict[str, dict[str, Fields]] = {}
+        for name, message in self.messages.items():
+            heads.setdefault(message.party, {})[name] = message.header["log"]
+        return heads
+
+    def accept(self, client: str) -> Message:
+        """A client's acceptance."""
+        message = self.messages.get(f"transcript/accept-{client}.msg")
+        if message is None or message.type != "accept":
+            raise Missing(f"the acceptance of {client} is not in the bundle")
+        return message
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """All rounds of the transcript, in order. A message in another's place does not count."""
+        found: dict[int, dict[str, dict[str, Message]]] = {}
+        totals: dict[int, bytes] = {}
+        for name, data in self.members.items():
+            total, place = SUM_FILE.fullmatch(name), place_of(name)
+            if total is not None:
+                totals[int(total["round"])] = data
+                found.setdefault(int(total["round"]), {})
+            if place is None or not place.round:
+                continue
+            kinds = found.setdefault(place.round, {})
+            message = self.messages.get(name)
+            if message is not None and _belongs(message, place):
+                kinds.setdefault(place.type, {})[place.party] = message
+        return [
+            Round(
+                number=at,
+                keys=found[at].get("helper-key", {}),
+                uploads=found[at].get("upload", {}),
+                answers=found[at].get("mask-sum", {}),
+                total=totals.get(at),
+            )
+            for at in sorted(found)
+        ]
+
+    @property
+    def closed_rounds(self) -> list[Round]:
+        """The rounds whose sum was published."""
+        return [view for view in self.rounds if view.total is not None]
+
+    @cached_property
+    def uploaders(self) -> set[str]:
+        """The clients whose uploads the transcript shows."""
+        return {client for view in self.rounds for client in view.uploads}
+
+    def present(self, view: Round) -> list[str]:
+        """The helpers that a round was started with, in protocol order."""
+        return [name for name in self.helpers if name in view.keys]
+
+    def context(self, view: Round, model: bytes) -> bytes:
+        """What every upload and answer of a round must name: run, model, plan, helpers and their keys."""
+        present = self.present(view)
+        if len(present) < self.plan.min_helpers:
+            raise Missing(f"keys of round {view.number} are not there, or too few helpers had one")
+        fields = {
+            "protocol": "tacit masked v1",
+            "run": bytes.fromhex(self.head.run),
+            "round": view.number,
+            "roster": self.roster.digest,
+            "job": self.manifest["job"],
+            "model": model,
+            "plan": self.manifest["plan"],
+            "bits": self.plan.ring_bits,
+            "keys": [{"helper": name, "key": view.keys[name].body["key"]} for name in present],
+        }
+        return sha256(cbor(fields))
+
+    # --- logs ------------------------------------------------------------------------------------
+
+    def origin(self, party: str) -> str:
+        """Name of a party's log."""
+        return log_origin(self.roster.federation, party)
+
+    def _read_log(self, party: str, sizes: set[int]) -> PartyLog | Missing | Wrong:
+        events = self.members.get(f"logs/{party}.jsonl")
+        proof = self.members.get(f"logs/{party}.proof")
+        note = self.members.get(f"logs/{party}.checkpoint")
+        if events is None or proof is None or note is None:
+            return Missing(f"the bundle holds no log of {party}")
+        try:
+            body, _ = self.signed_note(note, party)
+            checkpoint = read_checkpoint(body, self.origin(party))
+            return read_log(self.head.run, events, proof, checkpoint, sizes)
+        except Wrong as error:
+            return Wrong(f"log of {party}: {error}")
+
+    def signed_note(self, note: bytes, party: str) -> tuple[str, list[NoteLine]]:
+        """The text of a note that this party signed, and the other signature lines."""
+        body, lines = read_note(note)
+        name, key = self.origin(party), self.roster.member(party).key
+        own = [
+            line
+            for line in lines
+            if line.name == name and line.mark[:4] == key_hash(name, ED25519, key)
+        ]
+        need(len(own) == 1 and signs_note(own[0], body, key), f"it is not signed by {party}")
+        return body, [line for line in lines if line is not own[0]]
+
+    def log(self, party: str) -> PartyLog:
+        """A party's events of the run, if its log holds."""
+        found = self.log_or_fault(party)
+        if isinstance(found, Missing):
+            raise found
+        if isinstance(found, Wrong):
+            raise Missing(f"the log of {party} does not hold, see log-inclusion")
+        return found
+
+    def log_or_fault(self, party: str) -> PartyLog | Missing | Wrong:
+        """A party's log, or why there is none."""
+        return self._logs.get(party) or Missing(f"the bundle holds no log of {party}")
+
+    def logged_cohort(self, round_number: int) -> list[bytes]:
+        """The upload digests that the leader logged as the cohort of a round."""
+        events = self.log(self.leader).in_round("cohort.fixed", round_number)
+        if len(events) != 1:
+            raise Missing(f"the leader logged {len(events)} cohorts for round {round_number}")
+        return events[0].digests("uploads")
+
+    def logged_model(self, round_number: int) -> bytes:
+        """The digest of the model that the leader logged for a round."""
+        events = self.log(self.leader).in_round("round.started", round_number)
+        if not events:
+            raise Missing(f"the leader logged no start of round {round_number}")
+        return events[0].digest("model")
+
+    @cached_property
+    def price_on_record(self) -> Decimal | None:
+        """What the plan costs, by what most clients reserved and settled.
+
+        The figure follows from the public plan alone, so that honest parties record the same one. Whether it
+        is credible is judged by ``epsilon``.
+        """
+        found: Counter[Decimal] = Counter()
+        for client in self.clients:
+            log = self.log_or_fault(client)
+            if not isinstance(log, PartyLog):
+                continue
+            for event in [*log.of("budget.reserved"), *log.of("run.settled")]:
+                try:
+                    found[event.decimal("epsilon")] += 1
+                except Wrong:
+                    continue
+        del found[Decimal(0)]
+        return max(found, key=lambda price: (found[price], price), default=None)
+
+    # --- disclosed policies ----------------------------------------------------------------------
+
+    @cached_property
+    def disclosures(self) -> Mapping[str, Disclosure | Missing | Wrong]:
+        """What sites disclose of their policy, checked against their acceptance, or what is wrong."""
+        found: dict[str, Disclosure | Missing | Wrong] = {}
+        for name, data in self.members.items():
+            match = POLICY_FILE.fullmatch(name)
+            if match is None:
+                continue
+            site = match["party"]
+            try:
+                need(site in self.clients, "it is of a stranger to this run")
+                found[site] = read_disclosure(data, site, self.accept(site).body)
+            except Missing as missing:
+                found[site] = missing
+            except Wrong as error:
+                found[site] = Wrong(f"policy of {site}: {error}")
+        return found
+
+    def disclosure(self, site: str) -> Disclosure | None:
+        """What a site discloses of policy and contract; None for nothing."""
+        found = self.disclosures.get(site)
+        if isinstance(found, Wrong):
+            raise Missing(f"what {site} discloses of its policy does not hold, see policy")
+        if isinstance(found, Missing):
+            raise found
+        return found
+
+
+def _belongs(message: Message, place: Place) -> bool:
+    return (message.type, message.party, message.role, message.round) == place
+
+
+def cohort_digest(uploads: Sequence[bytes]) -> bytes:
+    """The name of a set of uploads."""
+    need(len(uploads) > 0, "a sum of no upload")
+    need(len(set(uploads)) == len(uploads), "an upload is in the cohort twice")
+    return sha256(cbor({"protocol": "tacit masked v1", "uploads": sorted(uploads)}))
+
+
+# --- what a site discloses of its policy ----------------------------------------------------------
+
+POLICY_DOMAIN = b"tacit policy lock v1\x00"
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """A disclosed policy that fits the digests of an acceptance."""
+
+    approvers: tuple[str, ...]
+    regions: tuple[str, ...] | None
+
+
+def read_disclosure(data: bytes, site: str, accept: Fields) -> Disclosure:
+    """Reads ``policy/SITE.json``: the lock, the rules and the contract that the site accepted under."""
+    digest, signature = words(64, 64, r"[0-9a-f]{64}"), words(128, 128, r"[0-9a-f]{128}")
+
+    def table_of(item: Check) -> Check:
+        return lambda value: {name: item(entry) for name, entry in value.items()}
+
+    parts = keyed(
+        version=one_of(1), policy=_anything, policies=_table, contracts=_table, tests=_table
+    )
+    time = words(20, 20, r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+    whole_record = keyed(
+        version=one_of(1),
+        site=one_of(site),
+        approvals=whole(1),
+        approvers=table_of(digest),
+        lock=keyed(locked_at=time, parts=parts, signatures=table_of(signature)),
+        policies=table_of(listed(_anything, 2**20)),
+        contract=_table,
+    )
+    try:
+        record = whole_record(read_json(data, "what it discloses"))
+        regions = or_null(listed(words()))(record["contract"].get("allowed_regions"))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Wrong("it is malformed") from error
+    approvers = record["approvers"]
+    enough = record["approvals"] <= len(approvers) == len(set(approvers.values()))
+    need(enough, "it is malformed")
+    _check_lock(record, site, accept)
+    signatures = record["lock"]["signatures"]
+    return Disclosure(tuple(sorted(signatures)), None if regions is None else tuple(regions))
+
+
+def _anything(value: Any) -> Any:
+    return value
+
+
+def _table(value: Any) -> Fields:
+    if not isinstance(value, dict):
+        raise ValueError("not a table")
+    return value
+
+
+def _check_lock(record: Fields, site: str, accept: Fields) -> None:
+    """Everything follows from two digests that the site signed: of its lock, and of its contract."""
+    lock = record["lock"]
+    parts = lock["parts"]
+    same = sha256(canonical_json({"site": site, **parts})) == accept["policy"]
+    need(same, "its lock is not the one that it accepted the run under")
+    locked = parts["policies"]
+    need(record["policies"].keys() == locked.keys(), "it does not show exactly the approved files")
+    for file, rules in record["policies"].items():
+        ordered = [rule.decode() for rule in sorted(map(canonical_json, rules))]
+        found = sha256(canonical_json(ordered)).hex()
+        need(found == locked[file], f"the rules of {file[:200]!r} are not the approved ones")
+    contract = sha256(canonical_json(record["contract"]))
+    name = record["contract"].get("name")
+    approved = parts["contracts"].get(name) if isinstance(name, str) else None
+    same = contract == accept["contract"] and approved == contract.hex()
+    need(same, "its contract is not the approved one that it accepted the run under")
+    statement = {
+        "version": 1,
+        "site": site,
+        "digest": accept["policy"].hex(),
+        "locked_at": lock["locked_at"],
+    }
+    signed = POLICY_DOMAIN + canonical_json(statement)
+    for approver, signature in lock["signatures"].items():
+        key = record["approvers"].get(approver, "")
+        good = bool(key) and is_signed(bytes.fromhex(key), bytes.fromhex(signature), signed)
+        need(good, f"the approval of {approver[:64]!r} is forged")
+    need(len(lock["signatures"]) >= record["approvals"], "too few approvers have signed")
+
+
+# --- the released model ---------------------------------------------------------------------------
+
+
+def read_model(data: bytes) -> tuple[bytes, Fields]:
+    """Parameters and metadata of the released model, in the one form that such a file has.
+
+    Reference: https://github.com/huggingface/safetensors#format.
+    """
+    start = 8 + int.from_bytes(data[:8], "little")
+    need(start <= 4096, "the released model is not in its one form")
+    try:
+        metadata = json.loads(data[8:start])["__metadata__"]
+        texts = {name: metadata[name] for name in ("run", "transcript")}
+        need(all(isinstance(item, str) for item in texts.values()), "a model with odd metadata")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Wrong("the released model is not in its one form") from error
+    count, rest = divmod(len(data) - start, 8)
+    tensor = {"dtype": "F64", "shape": [count], "data_offsets": [0, 8 * count]}
+    header = json.dumps(
+        {"__metadata__": texts, "theta": tensor}, sort_keys=True, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    whole_head = len(header).to_bytes(8, "little") + header
+    need(not rest and whole_head == data[:start], "the released model is not in its one form")
+    return data[start:], texts
+
+
+# ==================================================================================================
+# 14. Claims
+# ==================================================================================================
+
+CLAIMS = (
+    "authenticity",
+    "integrity",
+    "log-inclusion",
+    "witness",
+    "same-job",
+    "cohort",
+    "one-sum-per-upload",
+    "policy",
+    "receipts",
+    "residency",
+    "epsilon",
+    "budget",
+    "model-chain",
+    "statements",
+)
+PASS, FAIL, NOT_PROVEN = "PASS", "FAIL", "NOT PROVEN"
+MAX_REASONS = 3
+
+
+class Claim(NamedTuple):
+    """One claim, its status and why."""
+
+    id: str
+    status: str
+    reason: str
+
+
+class Findings:
+    """Collects what speaks against one claim.
+
+    Args:
+        claim: Its id.
+    """
+
+    def __init__(self, claim: str) -> None:
+        self.claim = claim
+        self._failed: list[str] = []
+        self._unproven: list[str] = []
+
+    def fail(self, reason: str) -> None:
+        """The evidence contradicts the claim."""
+        self._failed.append(reason)
+
+    def unproven(self, reason: str) -> None:
+        """The evidence does not reach."""
+        self._unproven.append(reason)
+
+    def require(self, condition: bool, reason: str) -> bool:
+        """Fails with ``reason`` unless ``condition``."""
+        if not condition:
+            self.fail(reason)
+        return condition
+
+    def attempt(self, check: Callable[[], None], about: str = "") -> None:
+        """One part that lacks something does not hide what is wrong with another."""
+        try:
+            check()
+        except Missing as missing:
+            self.unproven(str(missing))
+        except Wrong as error:
+            self.fail(about + str(error))
+
+    def conclude(self, passed: str | Callable[[], str]) -> Claim:
+        """FAIL before NOT PROVEN before PASS."""
+        if self._failed:
+            return Claim(self.claim, FAIL, _summary(self._failed))
+        if self._unproven:
+            return Claim(self.claim, NOT_PROVEN, _summary(self._unproven))
+        return Claim(self.claim, PASS, passed if isinstance(passed, str) else passed())
+
+
+def _summary(reasons: list[str]) -> str:
+    distinct = list(dict.fromkeys(reasons))
+    more = len(distinct) - MAX_REASONS
+    return "; ".join(distinct[:MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def each_client(bundle: Bundle, findings: Findings, check: Callable[[str, PartyLog], None]) -> None:
+    """Checks every client's log."""
+    for client in bundle.clients:
+
+        def check_one(client: str = client) -> None:
+            check(client, bundle.log(client))
+
+        findings.attempt(check_one, f"{client}: ")
+
+
+# --- authenticity ---------------------------------------------------------------------------------
+
+
+def authenticity(bundle: Bundle, trust: Trust | None) -> Claim:
+    """Every message, every checkpoint and, by every party, the manifest is signed; by trusted keys."""
+    findings = Findings("authenticity")
+    for fault in bundle.faults:
+        findings.fail(fault)
+    findings.attempt(lambda: _check_manifest(bundle, findings))
+    for name, note in bundle.members.items():
+        match = LOG_FILE.fullmatch(name)
+        if match is not None and name.endswith(".checkpoint"):
+            findings.attempt(partial(_check_note, bundle, note, match["party"]), f"{name}: ")
+    if trust is None:
+        findings.unproven(
+            "no trust file: signatures agree with the bundle's own roster, which anyone can make"
+        )
+    elif trust.roster.digest != bundle.roster.digest:
+        findings.fail(_roster_difference(trust.roster, bundle.roster))
+    return findings.conclude(
+        f"{len(bundle.messages)} messages and every checkpoint are signed by parties of the trusted "
+        "roster, the manifest by every party of the run"
+    )
+
+
+def _check_note(bundle: Bundle, note: bytes, party: str) -> None:
+    body, _ = bundle.signed_note(note, party)
+    read_checkpoint(body, body.partition("\n")[0])
+
+
+def _check_manifest(bundle: Bundle, findings: Findings) -> None:
+    """``manifest.sig``: the digest of the manifest, signed by the parties, in order of their names."""
+    digest = sha256(bundle.members[MANIFEST_FILE]).hex()
+    parties = {log_origin(bundle.head.federation, name): name for name in bundle.parties}
+    keys = {name: bundle.roster.member(party).key for name, party in parties.items()}
+    try:
+        body, lines = read_note(bundle.members.get(SIGNATURES_FILE, b""))
+        need(body == f"tacit bundle v2\nsha256 {digest}\n", "it signs another manifest")
+        names = [line.name for line in lines]
+        need(names == sorted(set(names)), "its lines are not one a party, in order of the names")
+        for line in lines:
+            need(line.name in keys, f"{line.name[:80]!r} took no part in the run")
+            good = signs_note(line, body, keys[line.name])
+            need(good, f"the signature of {parties[line.name]} is wrong")
+    except Wrong as error:
+        findings.fail(f"{SIGNATURES_FILE}: {error}")
+        return
+    signed = {parties[name] for name in names}
+    findings.require(bundle.leader in signed, "the leader did not sign the manifest")
+    for party in bundle.parties:
+        if party not in signed:
+            findings.unproven(f"{party} took part and did not sign the manifest")
+
+
+def _roster_difference(pinned: Roster, shown: Roster) -> str:
+    for name, member in shown.members.items():
+        if pinned.members.get(name) != member:
+            return f"'{name}' of the bundle's roster is not the one that the trust file pins"
+    lacking = sorted(set(pinned.members) - set(shown.members))
+    if lacking:
+        return f"the bundle's roster lacks '{lacking[0]}', which the trust file pins"
+    return "the trust file is of another federation"
+
+
+# --- integrity ------------------------------------------------------------------------------------
+
+
+def integrity(bundle: Bundle) -> Claim:
+    """Every member is there, is known, and has the digest that the manifest says."""
+    findings = Findings("integrity")
+    listed_files = bundle.head.files
+    files = set(bundle.members) - {MANIFEST_FILE, SIGNATURES_FILE}
+    for name in sorted(files ^ set(listed_files)):
+        findings.fail(f"{name} is {'missing' if name in listed_files else 'not listed'}")
+    for name in sorted(files):
+        same = listed_files.get(name, bundle.digests[name]) == bundle.digests[name]
+        findings.require(same, f"{name} is not what the manifest says")
+        findings.require(is_known(name), f"{name} does not belong into a bundle")
+    findings.require(
+        bundle.head.model == listed_files.get(FINAL, ""),
+        "the manifest names another model than the released one",
+    )
+    part = {
+        name: digest
+        for name, digest in listed_files.items()
+        if name in INPUTS or name.startswith("transcript/")
+    }
+    findings.require(
+        sha256(canonical_json(part)).hex() == bundle.head.transcript,
+        "the manifest names another transcript than the members make",
+    )
+    return findings.conclude(
+        f"the archive is canonical and all {len(files)} members match the manifest"
+    )
+
+
+# --- log-inclusion --------------------------------------------------------------------------------
+
+
+def log_inclusion(bundle: Bundle) -> Claim:
+    """Every event stands under its party's checkpoint, none lacks, and every log kept its history."""
+    findings = Findings("log-inclusion")
+    shown = {match["party"] for match in map(LOG_FILE.fullmatch, bundle.members) if match}
+    for stranger in sorted(shown - set(bundle.parties)):
+        findings.fail(f"there is a log of {stranger}, who is not in the run")
+    count = 0
+    for party in bundle.parties:
+        log = bundle.log_or_fault(party)
+        if isinstance(log, Missing):
+            findings.unproven(str(log))
+        elif isinstance(log, Wrong):
+            findings.fail(str(log))
+        else:
+            count += len(log.events)
+            _check_end(bundle, party, log, findings)
+            _check_history(bundle, party, log, findings)
+    if bundle.complete:
+        findings.attempt(lambda: _check_last_round(bundle, findings))
+    return findings.conclude(
+        f"{count} events of {len(bundle.parties)} parties, none missing up to the end of the run; "
+        f"{len(bundle.messages)} messages name a head of their sender's log that it still has"
+    )
+
+
+def _check_end(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
+    if not log.closed:
+        reason = f"the log of {party} ends before the run was closed"
+        (findings.fail if bundle.complete else findings.unproven)(reason)
+    elif bundle.complete:
+
+        def check() -> None:
+            ended = all(event.flag("complete") for event in log.of("run.closed"))
+            findings.require(ended, f"{party} logged that the run did not end as planned")
+
+        findings.attempt(check)
+
+
+def _check_history(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
+    """The head that each message shows is one that the log had."""
+    for name, head in bundle.heads.get(party, {}).items():
+        if head["size"] < log.start:
+            findings.unproven(f"{name} was signed before the log of {party} shows the run")
+        else:
+            same = log.roots.get(head["size"]) == head["root"]
+            findings.require(same, f"{party} has rewritten its log since it signed {name}")
+
+
+def _last_round(bundle: Bundle) -> int:
+    """The last round that the leader started or gave up."""
+    log = bundle.log(bundle.leader)
+    events = [*log.of("round.started"), *log.of("round.aborted")]
+    return max((event.number("round") for event in events), default=0)
+
+
+def _check_last_round(bundle: Bundle, findings: Findings) -> None:
+    """A complete run went through all of its rounds, unless its job lets it stop early."""
+    last, rounds = _last_round(bundle), bundle.manifest["rounds"]
+    if last != rounds:
+        findings.require(
+            bundle.terms.job["evaluation"]["patience"] > 0,
+            f"the run is marked complete and ends with round {last} of {rounds}",
+        )
+
+
+# --- witness --------------------------------------------------------------------------------------
+
+
+def witness(bundle: Bundle, trust: Trust | None) -> Claim:
+    """The last head of every log is cosigned by enough others, who had seen it grow."""
+    findings = Findings("witness")
+    if trust is None:
+        findings.unproven("no trust file: it says how many others must have cosigned each log")
+    for party in bundle.parties:
+        findings.attempt(
+            partial(_check_cosigned, bundle, trust, party, findings), f"log of {party}: "
+        )
+        log = bundle.log_or_fault(party)
+        if isinstance(log, PartyLog):
+            findings.attempt(partial(_check_refusals, party, log, findings))
+            findings.attempt(partial(_check_memories, bundle, party, log, findings))
+    return findings.conclude(
+        lambda: (
+            f"the last head of all {len(bundle.parties)} logs is cosigned by at least "
+            f"{trust.quorum if trust else 0} other operators"
+        )
+    )
+
+
+def _check_cosigned(bundle: Bundle, trust: Trust | None, party: str, findings: Findings) -> None:
+    """Every line by a member of the federation or a witness that the auditor knows must be right."""
+    note = bundle.members.get(f"logs/{party}.checkpoint")
+    if note is None:
+        raise Missing(f"the bundle holds no checkpoint of {party}")
+    body, others = bundle.signed_note(note, party)
+    read_checkpoint(body, bundle.origin(party))
+    names = [line.name for line in read_note(note)[1]]
+    need(names == sorted(set(names)), "the lines of its checkpoint are out of order")
+    independent = trust.witnesses if trust is not None else {}
+    members = bundle.roster.members.values()
+    keys = {**independent, **{bundle.origin(m.name): m.key for m in members if m.name != party}}
+    known = [line for line in others if line.name in keys]
+    for line in known:
+        good = cosigns(line, body, keys[line.name])
+        need(good, f"the cosignature of {line.name} is forged")
+    cosigned = {line.name for line in known}
+    if trust is None:
+        return
+    witnesses = [other for other in bundle.parties if bundle.origin(other) in cosigned]
+    operators = bundle.roster.operators(witnesses) - bundle.roster.operators([party])
+    if len(operators) < trust.quorum:
+        findings.unproven(
+            f"the log of {party} is cosigned by {len(operators)} other operators, required are "
+            f"{trust.quorum}"
+        )
+    for name in sorted(set(independent) - cosigned):
+        findings.unproven(f"the witness {name} has not cosigned the log of {party}")
+
+
+def _check_refusals(party: str, log: PartyLog, findings: Findings) -> None:
+    """Nobody saw a log that had been rolled back or forked."""
+    for event in [*log.events, *log.own]:
+        if event.kind == "witness.refused":
+            code, of = event.text("code"), event.text("log")
+            if code in ("witness.rolled-back", "witness.forked"):
+                findings.fail(f"{party} would not cosign the log of {of}: {code}")
+
+
+def _check_memories(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
+    """What this party cosigned last of each other log is a prefix of the log that the bundle shows."""
+    for event in log.of("log.witnessed"):
+        owner = event.text("log")
+        body, _ = bundle.signed_note(event.text("note").encode(), owner)
+        held = read_checkpoint(body, bundle.origin(owner))
+        shown = bundle.log_or_fault(owner)
+        if not isinstance(shown, PartyLog):
+            continue
+        if held.size > shown.size:
+            findings.unproven(f"{party} has seen {held.size} events of the log of {owner}")
+            continue
+        root = shown.roots.get(held.size)
+        same = held.size < shown.start or root == held.root
+        findings.require(same, f"{party} has seen, signed by {owner}, another history of its log")
+
+
+# --- same-job -------------------------------------------------------------------------------------
+
+
+def same_job(bundle: Bundle, trust: Trust | None) -> Claim:
+    """Run, job, schema, code and roster are the same everywhere, and as the trust file says."""
+    findings = Findings("same-job")
+    manifest, run = bundle.manifest, bundle.head.run
+    findings.require(sha256(cbor(manifest)).hex() == run, "the offer defines another run")
+    if trust is not None and trust.run:
+        findings.require(trust.run == run, "the bundle is not of the run that the trust file names")
+    if bundle.inconsistency:
+        findings.fail(bundle.inconsistency)
+    same = bundle.head.federation == bundle.roster.federation
+    findings.require(same, "the roster is of another federation")
+    for name in ("job", "schema"):
+        same = bundle.members.get(f"{name}.json") == bundle.offer[name]
+        findings.require(same, f"{name}.json is not what was offered")
+    expected = (bytes.fromhex(run), manifest["roster"], manifest["job"])
+    for name, message in bundle.messages.items():
+        header = message.header
+        same = (header["run"], header["roster"], header["job"]) == expected
+        findings.require(same, f"{name} belongs to another run, roster or job")
+        _check_place(bundle, name, message, findings)
+    each_client(bundle, findings, lambda who, log: _check_offered(bundle, who, log, findings))
+    findings.attempt(lambda: _check_own_offer(bundle, findings))
+    return findings.conclude("run, job, schema, code and roster agree in all messages and logs")
+
+
+def _check_place(bundle: Bundle, name: str, message: Message, findings: Findings) -> None:
+    place = place_of(name)
+    if place is None:
+        right = (message.type, message.party, message.round) == ("offer", bundle.leader, 0)
+    else:
+        right = _belongs(message, place)
+        known = bundle.helpers if place.role == "helper" else bundle.clients
+        findings.require(place.party in known, f"{name} is from a stranger to this run")
+    findings.require(right, f"{name} holds another message than its name says")
+
+
+def _check_offered(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
+    """What the client logged about the offer that it received."""
+    manifest = bundle.manifest
+    expected = {name: manifest[name].hex() for name in ("job", "schema", "code", "roster")}
+    expected["leader"] = manifest["leader"]
+    offers = log.of("offer.received")
+    findings.require(bool(offers), f"{client} logged no offer")
+    for event in offers:
+        for name, value in expected.items():
+            findings.require(event.text(name) == value, f"{client} was offered another {name}")
+
+
+def _check_own_offer(bundle: Bundle, findings: Findings) -> None:
+    manifest = bundle.manifest
+    offers = bundle.log(bundle.leader).of("run.offered")
+    findings.require(bool(offers), "the leader logged no offer")
+    for event in offers:
+        logged = (event.digest("job"), event.digest("plan"))
+        same = logged == (manifest["job"], sha256(manifest["plan"]))
+        findings.require(same, "the leader logged another job or plan")
+
+
+# --- cohort ---------------------------------------------------------------------------------------
+
+
+def cohort(bundle: Bundle) -> Claim:
+    """Every sum is over enough operators, in one context, with every helper that a site requires."""
+    findings = Findings("cohort")
+    closed = bundle.closed_rounds
+    if not closed:
+        findings.unproven("no round was closed")
+    smallest: list[int] = []
+    for view in closed:
+        findings.attempt(partial(_check_cohort, bundle, view, findings, smallest))
+    for view in bundle.rounds if bundle.masked else ():
+        for client in view.uploads:
+            findings.attempt(partial(_check_insisted, bundle, view, client, findings))
+    findings.attempt(lambda: _check_rounds(bundle, findings))
+    for party in dict.fromkeys([*bundle.clients, *bundle.helpers]):
+        findings.attempt(partial(_check_hidden, bundle, party, findings))
+    return findings.conclude(
+        lambda: (
+            f"{len(closed)} sums, each over at least {min(smallest)} operators "
+            f"(required: {bundle.manifest['min_cohort']}) in one context"
+        )
+    )
+
+
+def _check_cohort(bundle: Bundle, view: Round, findings: Findings, smallest: list[int]) -> None:
+    at, minimum = view.number, bundle.manifest["min_cohort"]
+    digests = bundle.logged_cohort(at)
+    members = {name: up for name, up in view.uploads.items() if up.digest in digests}
+    if len(members) != len(digests):
+        raise Missing(f"an upload of round {at}'s cohort is not in the bundle")
+    operators = len(bundle.roster.operators(members))
+    smallest.append(operators)
+    findings.require(
+        operators >= minimum, f"round {at} has {operators} operators, required are {minimum}"
+    )
+    strangers = set(members) - set(bundle.clients)
+    findings.require(not strangers, f"round {at} holds a stranger's upload")
+    name = cohort_digest([upload.digest for upload in members.values()])
+    contexts = {upload.body["context"] for upload in members.values()}
+    if bundle.masked:
+        expected = bundle.context(view, bundle.logged_model(at))
+        findings.require(contexts == {expected}, f"an upload of round {at} names another context")
+        _check_masks(bundle, view, members, findings)
+        for helper in bundle.present(view):
+            _check_answer(view, helper, (expected, name), findings)
+    else:
+        findings.require(len(contexts) == 1, f"the uploads of round {at} differ in context")
+    for event in bundle.log(bundle.leader).in_round("aggregate.computed", at):
+        same = event.digest("cohort") == name
+        findings.require(same, f"the leader summed another cohort in round {at}")
+
+
+def _check_insisted(bundle: Bundle, view: Round, client: str, findings: Findings) -> None:
+    """An upload is masked for the helpers that its site insists on, and for too many to all collude."""
+    at, present = view.number, set(bundle.present(view))
+    sealed = {seed["helper"] for seed in view.uploads[client].body["seeds"]}
+    for event in bundle.log(client).of("offer.accepted"):
+        required = set(event.texts("required_helpers"))
+        for helper in sorted(required - sealed):
+            findings.fail(f"{client} uploaded in round {at} without its helper {helper}")
+        for helper in sorted(required & sealed - present):
+            findings.unproven(f"the key of helper {helper} for round {at} is not there")
+        colluding = event.number("max_colluding_helpers")
+        operators = bundle.roster.operators(sealed & set(bundle.helpers))
+        findings.require(
+            len(operators) > colluding,
+            f"{client} uploaded in round {at} although all its helpers might have colluded",
+        )
+
+
+def _check_masks(
+    bundle: Bundle, view: Round, members: Mapping[str, Message], findings: Findings
+) -> None:
+    present = set(bundle.present(view))
+    for upload in members.values():
+        findings.require(
+            {seed["helper"] for seed in upload.body["seeds"]} == present,
+            f"an upload of round {view.number} is not masked for every helper present",
+        )
+
+
+def _check_answer(
+    view: Round, helper: str, expected: tuple[bytes, bytes], findings: Findings
+) -> None:
+    answer = view.answers.get(helper)
+    if answer is None:
+        findings.unproven(f"the answer of helper {helper} in round {view.number} is not there")
+    else:
+        same = (answer.body["context"], answer.body["cohort"]) == expected
+        findings.require(
+            same, f"helper {helper} answered for another cohort in round {view.number}"
+        )
+
+
+def _rounds_of(events: Iterable[Event]) -> set[int]:
+    return {event.number("round") for event in events}
+
+
+def _check_rounds(bundle: Bundle, findings: Findings) -> None:
+    """Every round of the transcript is one of the run's, and has either a sum or an abort."""
+    aborted = _rounds_of(bundle.log(bundle.leader).of("round.aborted"))
+    closed = {view.number for view in bundle.closed_rounds}
+    for at in sorted(closed & aborted):
+        findings.fail(f"round {at} has a sum, and the leader logged that it gave none")
+    for view in bundle.rounds:
+        at = view.number
+        inside = 1 <= at <= bundle.manifest["rounds"]
+        findings.require(inside, f"the run has no round {at}, the transcript has")
+        if bundle.complete:
+            ended = at in closed | aborted
+            findings.require(ended, f"round {at} has neither a sum nor an abort")
+
+
+def _check_hidden(bundle: Bundle, party: str, findings: Findings) -> None:
+    """Every round in a client's or helper's log is in the transcript, or given up by the leader."""
+    known = {view.number for view in bundle.rounds}
+    log = bundle.log(party)
+    kinds = ("model.checked", "upload.sent", "mask-sum.answered")
+    named = _rounds_of(event for kind in kinds for event in log.of(kind))
+    if named <= known:
+        return
+    leaders = bundle.log(bundle.leader)
+    known |= _rounds_of(leaders.of("round.aborted"))
+    started = _rounds_of(leaders.of("round.started"))
+    if not bundle.complete and started:
+        known.add(max(started))
+    hidden = sorted(named - known)
+    if hidden:
+        findings.fail(f"{party} took part in round {hidden[0]}, which the transcript does not show")
+
+
+# --- one-sum-per-upload ---------------------------------------------------------------------------
+
+
+def one_sum_per_upload(bundle: Bundle) -> Claim:
+    """No helper answered twice in a round or context, and no upload is in two sums."""
+    findings = Findings("one-sum-per-upload")
+    if not bundle.masked:
+        findings.unproven("aggregation is plain: the leader holds every contribution")
+        return findings.conclude("")
+    for helper in bundle.helpers:
+        findings.attempt(partial(_check_answers, bundle, helper, findings))
+    findings.attempt(lambda: _check_reuse(bundle, findings))
+    findings.attempt(lambda: _check_shown(bundle, findings))
+    answers = sum(len(view.answers) for view in bundle.rounds)
+    return findings.conclude(
+        f"{answers} answers of {len(bundle.helpers)} helpers, one per helper and round; "
+        "no upload is in two sums"
+    )
+
+
+def _check_answers(bundle: Bundle, helper: str, findings: Findings) -> None:
+    """The helper's log against itself and against the transcript."""
+    log = bundle.log(helper)
+    logged: dict[int, bytes] = {}
+    contexts: set[bytes] = set()
+    for event in log.of("mask-sum.answered"):
+        at, context = event.number("round"), event.digest("context")
+        fresh = at not in logged and context not in contexts
+        findings.require(fresh, f"helper {helper} answered twice in round {at}")
+        logged[at] = event.digest("answer")
+        contexts.add(context)
+    for view in bundle.rounds:
+        answer = view.answers.get(helper)
+        if answer is not None:
+            same = logged.get(view.number) == answer.digest
+            reason = f"helper {helper} did not log its answer of round {view.number}"
+            findings.require(same, reason)
+    if not log.closed:
+        findings.unproven(f"the log of helper {helper} ends before the run was closed")
+
+
+def _check_reuse(bundle: Bundle, findings: Findings) -> None:
+    seen: dict[bytes, int] = {}
+    for event in bundle.log(bundle.leader).of("cohort.fixed"):
+        at = event.number("round")
+        for upload in event.digests("uploads"):
+            first = seen.setdefault(upload, at) if upload not in seen else None
+            reason = f"an upload is in the sums of rounds {seen[upload]} and {at}"
+            findings.require(first is not None, reason)
+            seen[upload] = at
+
+
+def _check_shown(bundle: Bundle, findings: Findings) -> None:
+    """What helpers and clients sent in a round with a sum is there."""
+    for view in bundle.closed_rounds:
+        at = view.number
+        for helper in bundle.helpers:
+            for event in bundle.log(helper).in_round("mask-sum.answered", at):
+                answer = view.answers.get(helper)
+                if answer is None:
+                    findings.unproven(f"the answer of {helper} in round {at} is not there")
+                else:
+                    same = answer.digest == event.digest("answer")
+                    reason = f"the answer of {helper} in round {at} is not the one it logged"
+                    findings.require(same, reason)
+        summed = set(bundle.logged_cohort(at))
+        for client in bundle.clients:
+            for event in bundle.log(client).in_round("upload.sent", at):
+                sent = event.digest("upload")
+                if client not in view.uploads and sent in summed:
+                    findings.unproven(f"the upload of {client} in round {at} is not there")
+
+
+# --- policy ---------------------------------------------------------------------------------------
+
+EDGES = (1 - 1e-6, 1 + 1e-6)
+UNBOUNDED = 2**63 - 1
+"""The epsilon that a policy is asked about where there is no bound."""
+
+
+def policy(bundle: Bundle) -> Claim:
+    """Each client's policy, approved as it discloses, allowed the run before anything left."""
+    findings = Findings("policy")
+
+    def check(client: str, log: PartyLog) -> None:
+        decisions = log.of("policy.decided")
+        if not decisions or not all(event.flag("allowed") for event in decisions):
+            took_part = client in bundle.uploaders or log.of("upload.sent")
+            reason = f"the policy of {client} did not allow the run"
+            (findings.fail if took_part else findings.unproven)(reason)
+            return
+        message, first = bundle.accept(client), decisions[0]
+        accept = message.body
+        same = (first.digest("policy"), first.digest("contract")) == (
+            accept["policy"],
+            accept["contract"],
+        )
+        findings.require(same, f"{client} accepted under another policy or contract")
+        under = {event.digest("policy") for event in log.of("upload.sent")}
+        findings.require(
+            under <= {accept["policy"]},
+            f"{client} uploaded under another policy than it accepted under",
+        )
+        _check_price(bundle, client, first, findings)
+        accepted = [event.digest("accept") for event in log.of("offer.accepted")]
+        same = accepted == [message.digest]
+        findings.require(same, f"the acceptance of {client} is not the one that it logged")
+        left = log.first("offer.accepted", "upload.sent")
+        before = left is None or first.index < left
+        findings.require(before, f"{client} took part before its policy decided")
+
+    each_client(bundle, findings, check)
+    for found in bundle.disclosures.values():
+        if isinstance(found, Wrong):
+            findings.fail(str(found))
+        elif isinstance(found, Missing):
+            findings.unproven(str(found))
+    return findings.conclude(f"the policies of all {len(bundle.clients)} clients allowed the run")
+
+
+def _check_price(bundle: Bundle, client: str, decided: Event, findings: Findings) -> None:
+    """The policy was asked about the epsilon that the plan costs."""
+    asked, expected, near = decided.text("epsilon_milli"), str(UNBOUNDED), set[str]()
+    if bundle.plan.private:
+        price = bundle.price_on_record
+        if price is None:
+            findings.unproven(f"nothing says what the plan costs that {client} was asked about")
+            return
+        expected, *around = (str(math.ceil(float(price) * 1000 * by)) for by in (1, *EDGES))
+        near = set(around)
+    reason = (
+        f"the policy of {client} was asked about epsilon {asked[:20]}/1000, the plan costs "
+        f"{expected}/1000"
+    )
+    if asked != expected and asked in near:
+        findings.unproven(f"{reason}; at the edge of rounding: accountant versions differ")
+    else:
+        findings.require(asked == expected, reason)
+
+
+# --- receipts, residency --------------------------------------------------------------------------
+
+
+def receipts(bundle: Bundle) -> Claim:
+    """Each client issued the receipt of its data, read under the same lock, before its first upload."""
+    findings = Findings("receipts")
+
+    def check(client: str, log: PartyLog) -> None:
+        issued, sent = log.of("receipt.issued"), log.first("upload.sent")
+        if client not in bundle.uploaders and sent is None:
+            return
+        if not issued or (sent is not None and issued[0].index > sent):
+            findings.fail(f"{client} uploaded without a receipt")
+            return
+        event, accept = issued[0], bundle.accept(client).body
+        event.digest("receipt")
+        for name, known in (
+            ("contract", accept["contract"]),
+            ("policy", accept["policy"]),
+            ("schema", bundle.manifest["schema"]),
+        ):
+            same = event.digest(name) == known
+            findings.require(same, f"the receipt of {client} names another {name}")
+
+    each_client(bundle, findings, check)
+    if not bundle.uploaders:
+        findings.unproven("no upload is in the bundle")
+    count = len(bundle.uploaders)
+    return findings.conclude(f"{count} clients issued receipts before their first upload")
+
+
+def residency(bundle: Bundle) -> Claim:
+    """Whoever handled a site's data is in a region that its contract allows."""
+    findings = Findings("residency")
+    if not bundle.uploaders:
+        findings.unproven("no upload is in the bundle")
+    for client in bundle.clients:
+        if client in bundle.uploaders:
+            findings.attempt(partial(_check_regions, bundle, client, findings))
+    return findings.conclude(
+        f"site, leader and helpers are in the regions that {len(bundle.uploaders)} contracts allow"
+    )
+
+
+def _check_regions(bundle: Bundle, client: str, findings: Findings) -> None:
+    disclosed = bundle.disclosure(client)
+    if disclosed is None:
+        raise Missing(f"{client} does not disclose its contract")
+    if disclosed.regions is None:
+        return
+    for name in dict.fromkeys([client, bundle.leader, *bundle.helpers]):
+        region = bundle.roster.member(name).region
+        allowed = region in disclosed.regions
+        findings.require(
+            allowed, f"{name} is in '{region}', which the contract of {client} does not allow"
+        )
+
+
+# --- epsilon --------------------------------------------------------------------------------------
+
+TOLERANCE = Decimal("1e-9")
+WIDE_TOLERANCE = Decimal("1e-6")
+
+
+def epsilon(bundle: Bundle) -> Claim:
+    """No client recorded less epsilon than its plan costs."""
+    findings = Findings("epsilon")
+    if bundle.inconsistency:
+        findings.fail(bundle.inconsistency)
+        return findings.conclude("")
+    plan = bundle.plan
+    if not plan.private:
+        findings.unproven("the run has no differential privacy")
+        return findings.conclude("")
+    recorded: list[Decimal] = []
+    judgement = Judgement(bundle, findings)
+
+    def check(client: str, log: PartyLog) -> None:
+        charges = log.of("budget.charged")
+        rounds = _rounds_of(charges)
+        inside = all(1 <= at <= plan.rounds for at in rounds)
+        if not findings.require(inside, f"{client} charged a round that the plan does not have"):
+            return
+        stated = _stated(charges)
+        if stated:
+            judgement.add(client, "charged", stated[-1], len(rounds))
+        uploaded = client in bundle.uploaders or bool(log.of("upload.sent")) or bool(charges)
+        settled = log.of("run.settled")
+        for event in settled:
+            amount = event.decimal("epsilon")
+            recorded.append(amount)
+            if uploaded:
+                judgement.add(client, "settled", amount, plan.rounds)
+        if uploaded and not settled:
+            findings.unproven(f"{client} has not settled its epsilon")
+
+    _check_promise(bundle, findings)
+    each_client(bundle, findings, check)
+    judgement.conclude()
+    if not recorded:
+        findings.unproven("no client settled an epsilon")
+    return findings.conclude(
+        lambda: (
+            f"recorded epsilon is at most {max(recorded)} per site at delta {plan.delta}, with up to "
+            f"{plan.max_colluding} colluding helper(s); Renyi accounting allows no more"
+        )
+    )
+
+
+def _check_promise(bundle: Bundle, findings: Findings) -> None:
+    """The plan does not cost more than the job promises, as far as a plain test shows."""
+    plan = bundle.plan
+    promised = Decimal(repr(bundle.terms.job["privacy"]["epsilon"]))
+    shown = epsilon_shown(plan, plan.rounds, sees_participation=False)
+    findings.require(
+        math.isfinite(shown) and Decimal(repr(shown)) <= promised * (1 + WIDE_TOLERANCE),
+        "the plan costs more epsilon than the job says",
+    )
+
+
+class Judgement:
+    """Recorded epsilons against the bounds of a plan, and against what the others recorded.
+
+    Args:
+        bundle: With the plan.
+        findings: What speaks against the claim.
+    """
+
+    def __init__(self, bundle: Bundle, findings: Findings) -> None:
+        self._plan, self._findings = bundle.plan, findings
+        self._price = bundle.price_on_record
+        self._open: dict[tuple[Decimal, int], list[str]] = {}
+
+    def add(self, client: str, verb: str, amount: Decimal, rounds: int) -> None:
+        """What a client recorded for so many rounds."""
+        plan, who = self._plan, f"{client} {verb} epsilon {amount}"
+        if plan.noise_ratio < LEAST_RATIO:
+            self._findings.fail(f"{who}, but the plan has too little noise for any bound")
+            return
+        allowed = epsilon_allowed(plan, rounds)
+        enough = math.isfinite(allowed) and amount >= Decimal(repr(allowed))
+        if enough or is_exactly_enough(plan, rounds, amount):
+            return
+        least = Decimal(repr(epsilon_shown(plan, rounds)))
+        price = self._price if rounds == plan.rounds else None
+        if amount < least * (1 - WIDE_TOLERANCE):
+            self._findings.fail(f"{who}, the plan costs {least:.4f} at least")
+        elif price is not None and amount < price * (1 - WIDE_TOLERANCE):
+            self._findings.fail(f"{who}, others recorded {price} for the same plan")
+        else:
+            self._open.setdefault((amount, rounds), []).append(client)
+
+    def conclude(self) -> None:
+        """Tells what is between the two bounds, once for equal records."""
+        for (amount, rounds), clients in self._open.items():
+            shown, allowed = epsilon_shown(self._plan, rounds), epsilon_allowed(self._plan, rounds)
+            self._findings.unproven(
+                f"{len(set(clients))} site(s) recorded epsilon {amount} for {rounds} round(s): a plain "
+                f"test shows {shown:.4f}, Renyi accounting allows {allowed:.4f}; which is true between "
+                "the two, the tighter accountant of 'tacit verify' decides"
+            )
+
+
+def _stated(charges: Iterable[Event]) -> list[Decimal]:
+    """The epsilons that charges name."""
+    return [event.decimal("epsilon") for event in charges if "epsilon" in event.fields]
+
+
+# --- budget ---------------------------------------------------------------------------------------
+
+
+def budget(bundle: Bundle) -> Claim:
+    """Each upload was charged before it left, settled, and every budget's head seen by the others."""
+    findings = Findings("budget")
+    fewest = [len(bundle.parties)]
+    for client in bundle.clients:
+        findings.attempt(partial(_check_heads, bundle, client, findings, fewest), f"{client}: ")
+    if not bundle.plan.private:
+        findings.unproven("the run has no differential privacy, nothing is charged")
+        return findings.conclude("")
+    uploads: list[int] = []
+
+    def check(client: str, log: PartyLog) -> None:
+        sent = log.of("upload.sent")
+        uploads.append(len(sent))
+        for event in sent:
+            at = event.number("round")
+            paid = any(c.index < event.index for c in log.in_round("budget.charged", at))
+            findings.require(paid, f"{client} uploaded in round {at} without a charge")
+        _check_logged_uploads(bundle, client, sent, findings)
+        _check_reservation(bundle, client, log, findings)
+        _check_settlement(client, log, findings)
+
+    each_client(bundle, findings, check)
+    return findings.conclude(
+        lambda: (
+            f"{sum(uploads)} uploads, each charged before it left, and settled; the head of every "
+            f"budget is countersigned by at least {min(fewest)} others"
+        )
+    )
+
+
+def _head_of(accept: Fields) -> tuple[int, str]:
+    """What a client shows of its budget: reservations ever made, digest of its journal."""
+    heads = accept["heads"]
+    return accept["reservations"], heads[-1].hex() if heads else ""
+
+
+def _check_heads(bundle: Bundle, client: str, findings: Findings, counts: list[int]) -> None:
+    """The others logged the head that a client shows; notes how many did."""
+    shown = _head_of(bundle.accept(client).body)
+    witnesses = 0
+    for other in bundle.parties:
+        log = bundle.log_or_fault(other)
+        if other == client or not isinstance(log, PartyLog):
+            continue
+        seen = [event for event in log.of("budget.head") if event.text("site") == client]
+        for event in seen:
+            findings.require(
+                (event.number("count"), event.text("head")) == shown,
+                f"{other} saw another head of the budget of {client} than it showed here",
+            )
+        if not seen and log.of("upload.sent"):
+            findings.unproven(f"{other} uploaded and logged no head of the budget of {client}")
+        witnesses += bool(seen)
+    if not witnesses:
+        findings.unproven(f"nobody logged a head of the budget of {client}")
+    counts.append(witnesses)
+
+
+def _check_reservation(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
+    charges, reserved = log.of("budget.charged"), log.of("budget.reserved")
+    if charges and (not reserved or reserved[0].index > charges[0].index):
+        findings.fail(f"{client} charged before it had reserved")
+    for event in reserved:
+        amount, price = event.decimal("epsilon"), bundle.price_on_record
+        reason = f"{client} reserved epsilon {amount}, the plan needs {price}"
+        if price is not None and amount < price * (1 - WIDE_TOLERANCE):
+            findings.fail(reason)
+        elif price is not None and amount < price * (1 - TOLERANCE):
+            findings.unproven(f"{reason}; by less than 1e-6: accountant versions differ")
+        findings.require(
+            (event.number("count"), event.text("head")) == _head_of(bundle.accept(client).body),
+            f"{client} showed another head of its budget than it logged",
+        )
+
+
+def _check_logged_uploads(
+    bundle: Bundle, client: str, sent: Sequence[Event], findings: Findings
+) -> None:
+    """Every upload that the leader shows was logged by its client, once a round."""
+    logged: dict[int, bytes] = {}
+    for event in sent:
+        at = event.number("round")
+        findings.require(at not in logged, f"{client} uploaded twice in round {at}")
+        logged[at] = event.digest("upload")
+    for view in bundle.rounds:
+        upload = view.uploads.get(client)
+        if upload is not None:
+            same = logged.get(view.number) == upload.digest
+            reason = f"the upload of {client} in round {view.number} is not in its log"
+            findings.require(same, reason)
+
+
+def _check_settlement(client: str, log: PartyLog, findings: Findings) -> None:
+    charges, settled = log.of("budget.charged"), log.of("run.settled")
+    if not charges:
+        return
+    if not settled:
+        reason = f"{client} did not settle its charges"
+        (findings.fail if log.closed else findings.unproven)(reason)
+        return
+    last = settled[-1]
+    covers = last.index > charges[-1].index and last.number("rounds") >= len(_rounds_of(charges))
+    findings.require(covers, f"the settlement of {client} does not cover every charge")
+    for stated in _stated(charges):
+        enough = last.decimal("epsilon") >= stated
+        findings.require(enough, f"{client} settled less than it had charged")
+
+
+# --- model-chain ----------------------------------------------------------------------------------
+
+
+def model_chain(bundle: Bundle) -> Claim:
+    """Every model follows from the first one and the published sums; the last one was released."""
+    findings = Findings("model-chain")
+    terms = bundle.terms
+    chain, state = Chain(terms), State.first(_initial(bundle))
+    patience = terms.job["evaluation"]["patience"]
+    earlier: set[bytes] = set()
+    losses: list[float] = []
+    progress = Progress(len(bundle.rounds), "rounds of the model chain")
+    for view in bundle.rounds:
+        progress.tell()
+        _check_model(bundle, view, state, findings)
+        if view.total is None:
+            continue
+        earlier.add(sha256(doubles_to_bytes(state.released)))
+        values = chain.values(_total(bundle, view, findings), state)
+        losses.append(
+            chain.held_out_loss(values, len(bundle.present(view))) if patience else math.nan
+        )
+        state = chain.step(state, values)
+    progress.end()
+    _check_early_stop(bundle, losses, findings)
+    each_client(bundle, findings, lambda who, log: _check_followed(bundle, who, log, findings))
+    _check_release(bundle, state.released, earlier, findings)
+    return findings.conclude(
+        f"{len(losses)} server steps recomputed bit for bit; they end in the released model"
+    )
+
+
+def _initial(bundle: Bundle) -> Vector:
+    data = bundle.members.get(INITIAL)
+    if data is None:
+        raise Missing("the bundle holds no first model")
+    need(
+        len(data) == 8 * bundle.manifest["dimension"],
+        f"{INITIAL} has another length than the model",
+    )
+    return doubles_from_bytes(data)
+
+
+def _check_model(bundle: Bundle, view: Round, state: State, findings: Findings) -> None:
+    """The round trained on ``state``: in the leader's log, in the clients', in every upload."""
+    at, known = view.number, state.digest
+    same = bundle.logged_model(at) == known
+    findings.require(same, f"the model of round {at} does not follow")
+    for client in bundle.clients:
+        for event in bundle.log(client).in_round("model.checked", at):
+            same = event.digest("model") == known
+            findings.require(same, f"{client} trained on another model in round {at}")
+    if bundle.masked and view.uploads:
+        context = bundle.context(view, known)
+        for client, upload in view.uploads.items():
+            findings.require(
+                upload.body["context"] == context,
+                f"the upload of {client} in round {at} was made for another model",
+            )
+
+
+def _total(bundle: Bundle, view: Round, findings: Findings) -> list[int]:
+    """A round's centred sum, as the leader logged it and no larger than an honest one."""
+    data, length, plan = view.total or b"", bundle.manifest["length"], bundle.plan
+    right = len(data) == plan.ring_bits // 8 * length
+    need(right, f"the sum of round {view.number} has another length")
+    events = bundle.log(bundle.leader).in_round("aggregate.computed", view.number)
+    same = [event.digest("sum") for event in events] == [sha256(data)]
+    findings.require(same, f"the sum of round {view.number} is not the one that the leader logged")
+    total = centred(data, plan.ring_bits)
+    norm = math.sqrt(sum(x * x for x in total))
+    small = norm <= plan.norm_bound(length)
+    findings.require(small, f"the sum of round {view.number} is too large to be honest")
+    return total
+
+
+def _check_early_stop(bundle: Bundle, losses: list[float], findings: Findings) -> None:
+    """A complete run that left rounds out did so because of its held-out losses, and at once."""
+    patience: int = bundle.terms.job["evaluation"]["patience"]
+    if not patience:
+        return
+    early = any(should_stop(losses[:count], patience) for count in range(1, len(losses)))
+    findings.require(not early, "the run went on although its held-out losses said to stop")
+    if bundle.complete and not should_stop(losses, patience):
+        findings.require(
+            _last_round(bundle) == bundle.manifest["rounds"],
+            "the run stopped early although its held-out losses did not say so",
+        )
+
+
+def _check_followed(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
+    """When a client trained it had applied the last sum shown, and it found no sum to be false."""
+    closed = [view.number for view in bundle.closed_rounds]
+    for event in log.of("model.checked"):
+        at, applied = event.number("round"), event.number("aggregate_round")
+        before = bisect.bisect_left(closed, at)
+        last = closed[before - 1] if before else 0
+        findings.require(
+            applied == last,
+            f"{client} had the sum of round {applied} when round {at} began, the last one shown is "
+            f"of round {last}",
+        )
+    refuted = log.of("aggregate.refuted")
+    for event in refuted:
+        at = event.number("round")
+        findings.fail(f"{client} found that the sum of round {at} is not that of its uploads")
+    verified = _rounds_of(log.of("aggregate.verified"))
+    for event in log.of("aggregate.owed"):
+        at = event.number("round")
+        if at not in verified and not refuted:
+            findings.unproven(f"{client} was not shown the uploads behind the sum of round {at}")
+
+
+def _check_release(
+    bundle: Bundle, released: Vector, earlier: set[bytes], findings: Findings
+) -> None:
+    data = bundle.members.get(FINAL)
+    if data is None:
+        findings.unproven("the bundle holds no released model")
+        return
+    theta, metadata = read_model(data)
+    findings.require(
+        metadata == {"run": bundle.head.run, "transcript": bundle.head.transcript},
+        f"{FINAL} does not name this run and its transcript",
+    )
+    parameters = doubles_to_bytes(released)
+    same = theta == parameters
+    findings.require(same, "the released model is not the one that the rounds lead to")
+    expected = sha256(parameters)
+    # The leader wrote the last sum and its own log; only the clients' chains bind the last model.
+    each_client(
+        bundle, findings, lambda who, log: _check_ending(who, log, (expected, earlier), findings)
+    )
+    logged = bundle.log(bundle.leader).of("model.released")
+    for event in logged:
+        same = event.digest("model") == expected
+        findings.require(same, "the leader logged the release of another model")
+    if len(logged) != 1:
+        reason = f"the leader logged {len(logged)} releases of a model"
+        (findings.fail if bundle.complete or logged else findings.unproven)(reason)
+
+
+def _check_ending(
+    client: str, log: PartyLog, models: tuple[bytes, set[bytes]], findings: Findings
+) -> None:
+    """The model that a client's own chain ended with is the released one."""
+    released, earlier = models
+    ends = [event for event in log.of("run.closed") if _role(event) != "leader"]
+    if not ends:
+        findings.unproven(f"{client} did not close the run")
+    for event in ends:
+        if event.fields.get("model", "") == "":
+            findings.unproven(f"{client} named no model when it closed the run")
+            continue
+        ended = event.digest("model")
+        if ended != released and ended in earlier:
+            findings.unproven(f"{client} did not follow the run to the released model")
+        else:
+            findings.require(ended == released, f"{client} ended the run with another model")
+
+
+def _role(event: Event) -> str:
+    """The role in which a party logged an event."""
+    kind = event.fields["type"]
+    prefix = next((role for role in ROLES if kind.startswith(f"{role}.")), "")
+    return str(event.fields.get("role", prefix))
+
+
+class Progress:
+    """Tells on a terminal how far a long computation is.
+
+    Args:
+        total: Number of steps.
+        what: What they are.
+    """
+
+    def __init__(self, total: int, what: str) -> None:
+        self._total, self._what, self._done = total, what, 0
+        self._shown = False
+
+    def tell(self) -> None:
+        """One more step begins."""
+        self._done += 1
+        if self._done % 20 == 0 and sys.stderr.isatty():
+            sys.stderr.write(f"\r{self._done} of {self._total} {self._what}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def end(self) -> None:
+        """Clears the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+# ==================================================================================================
+# 15. Statements: what the leader signed for people and other tools follows from the rest
+# ==================================================================================================
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+Subject = tuple[str, str]
+
+
+def statements(bundle: Bundle) -> Claim:
+    """Each statement is there, signed by the leader, and says what the evidence says."""
+    findings = Findings("statements")
+    wanted = list(DERIVED)
+    if not bundle.plan.private:
+        wanted.remove("privacy-budget")
+    if FINAL not in bundle.members:
+        wanted.remove("model")
+    for name in DERIVED:
+        check = partial(_check_derived, bundle, name, name in wanted)
+        findings.attempt(check, f"statement '{name}': ")
+    for name in REPORTED:
+        findings.attempt(partial(_check_reported, bundle, name), f"statement '{name}': ")
+    findings.attempt(lambda: _check_sbom(bundle))
+    return findings.conclude(
+        f"{', '.join(wanted)}: signed by {bundle.leader}, and each says what the evidence says"
+    )
+
+
+def _check_derived(bundle: Bundle, name: str, wanted: bool) -> None:
+    data = bundle.members.get(f"statements/{name}.dsse.json")
+    if data is None:
+        if wanted:
+            raise Missing(f"the bundle holds no statement '{name}'")
+        return
+    payload, signers = open_envelope(bundle, data)
+    need(signers == [bundle.leader], "it is not signed by the leader alone")
+    _read_statement(name, payload)
+    need(wanted, "it does not belong into the bundle of such a run")
+    expected = statement_bytes(name, *DERIVATIONS[name](bundle))
+    need(payload == expected, "it does not say what the evidence says")
+
+
+def _check_reported(bundle: Bundle, name: str) -> None:
+    """Somebody's own statement: signed by members of the roster, and about this run."""
+    data = bundle.members.get(f"statements/{name}.dsse.json")
+    if data is None:
+        return
+    payload, _ = open_envelope(bundle, data)
+    subjects = _read_statement(name, payload)
+    need(("transcript", bundle.head.transcript) in subjects, "it is about another run")
+
+
+def _read_statement(name: str, payload: bytes) -> list[Subject]:
+    """The subjects of a statement of this name in its one form."""
+    record = read_json(payload, "the payload")
+    try:
+        subjects = [(item["name"], item["digest"]["sha256"]) for item in record["subject"]]
+        same = statement_bytes(name, subjects, dict(record["predicate"])) == payload
+    except (ValueError, LookupError, TypeError) as error:
+        raise Wrong("it is not an in-toto statement") from error
+    need(same, "it is not an in-toto statement of its name")
+    return subjects
+
+
+def statement_bytes(name: str, subjects: Iterable[Subject], predicate: Fields) -> bytes:
+    """An in-toto statement, version 1, in canonical JSON."""
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": who, "digest": {"sha256": digest}} for who, digest in subjects],
+            "predicateType": f"urn:tacit:evidence:{name}:v1",
+            "predicate": predicate,
+        }
+    )
+
+
+def open_envelope(bundle: Bundle, data: bytes) -> tuple[bytes, list[str]]:
+    """The payload of a DSSE envelope, and the parties that signed it.
+
+    Reference: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md
+    """
+    record = read_json(data, "the envelope")
+    try:
+        envelope = keyed(
+            payload=words(),
+            payloadType=one_of(PAYLOAD_TYPE),
+            signatures=listed(keyed(keyid=words(), sig=words()), MAX_SIGNATURES),
+        )(record)
+    except ValueError as error:
+        raise Wrong("it is not a DSSE envelope") from error
+    payload = strict_base64(envelope["payload"])
+    kind = PAYLOAD_TYPE.encode()
+    signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    parties = {bundle.origin(name): name for name in bundle.roster.members}
+    signers: list[str] = []
+    for item in envelope["signatures"]:
+        party = parties.get(item["keyid"])
+        if party is None or party in signers:
+            raise Wrong(f"it is signed by the stranger {item['keyid'][:64]!r}, or twice")
+        good = is_signed(bundle.roster.member(party).key, strict_base64(item["sig"]), signed)
+        need(good, f"the signature of {party} is wrong")
+        signers.append(party)
+    need(bool(signers), "nobody signed it")
+    return payload, signers
+
+
+def _run_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
+    manifest, head = bundle.manifest, bundle.head
+    subjects = [("transcript", head.transcript)]
+    subjects += [(FINAL, head.model)] if head.model else []
+    predicate = {name: manifest[name].hex() for name in ("job", "schema", "code", "roster")}
+    predicate |= {name: manifest[name] for name in ("protocol", "leader", "clients", "helpers")}
+    predicate |= {
+        "federation": head.federation,
+        "run": head.run,
+        "status": head.status,
+        "rounds": manifest["rounds"],
+        "closed": [view.number for view in bundle.closed_rounds],
+        "simulated": list(head.simulated),
+    }
+    return subjects, predicate
+
+
+def _privacy_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
+    plan = bundle.plan
+    sites: dict[str, Fields] = {}
+    for client in bundle.clients:
+        log = bundle.log_or_fault(client)
+        if isinstance(log, PartyLog):
+            charged = len(_rounds_of(log.of("budget.charged")))
+            settled = [_epsilon_text(event) for event in log.of("run.settled")]
+            sites[client] = {"charged_rounds": charged, "epsilon": _largest(settled)}
+    predicate = {
+        "unit": plan.unit,
+        "delta": repr(plan.delta),
+        "epsilon": _largest(str(site["epsilon"]) for site in sites.values()),
+        "clip_norm": repr(plan.clip_norm),
+        "noise_multiplier": repr(plan.noise_multiplier),
+        "sampling_rate": repr(plan.sampling_rate),
+        "rounds": plan.rounds,
+        "max_colluding": plan.max_colluding,
+        "sites": sites,
+    }
+    return [("transcript", bundle.head.transcript)], predicate
+
+
+def _epsilon_text(event: Event) -> str:
+    event.decimal("epsilon")
+    return event.text("epsilon")
+
+
+def _largest(texts: Iterable[str]) -> str:
+    return max((text for text in texts if text), key=Decimal, default="")
+
+
+def _aggregation_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
+    manifest = bundle.manifest
+    names = ("protocol", "ring_bits", "length", "min_cohort", "max_colluding")
+    predicate: Fields = {name: manifest[name] for name in names}
+    predicate["aborted"] = sorted(_rounds_of(bundle.log(bundle.leader).of("round.aborted")))
+    predicate["rounds"] = []
+    for view in bundle.closed_rounds:
+        digests = set(bundle.logged_cohort(view.number))
+        members = [
+            client
+            for client in bundle.clients
+            if client in view.uploads and view.uploads[client].digest in digests
+        ]
+        predicate["rounds"].append(
+            {
+                "round": view.number,
+                "cohort": members,
+                "operators": len(bundle.roster.operators(members)),
+                "helpers": bundle.present(view),
+                "sum": sha256(view.total or b"").hex(),
+            }
+        )
+    return [("transcript", bundle.head.transcript)], predicate
+
+
+def _model_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
+    theta, _ = read_model(bundle.members[FINAL])
+    if INITIAL not in bundle.members:
+        raise Missing("the bundle holds no first model")
+    predicate = {
+        "run": bundle.head.run,
+        "transcript": bundle.head.transcript,
+        "dimension": bundle.manifest["dimension"],
+        "initial": bundle.digests[INITIAL],
+        "parameters": sha256(theta).hex(),
+        "rounds": len(bundle.closed_rounds),
+    }
+    return [(FINAL, bundle.head.model)], predicate
+
+
+def _policy_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
+    subjects: list[Subject] = []
+    sites: dict[str, Fields] = {}
+    for client in bundle.clients:
+        if f"transcript/accept-{client}.msg" not in bundle.messages:
+            continue
+        accept, disclosed = bundle.accept(client).body, bundle.disclosure(client)
+        if disclosed is None:
+            subjects.append((f"policy.lock of {client}", accept["policy"].hex()))
+        else:
+            name = f"policy/{client}.json"
+            subjects.append((name, bundle.digests[name]))
+        sites[client] = {
+            "lock": accept["policy"].hex(),
+            "contract": accept["contract"].hex(),
+            "approvers": list(disclosed.approvers) if disclosed is not None else [],
+        }
+    if not sites:
+        raise Missing("the bundle holds no acceptance")
+    return subjects, {"sites": sites}
+
+
+DERIVATIONS: Mapping[str, Callable[[Bundle], tuple[list[Subject], Fields]]] = {
+    "run": _run_statement,
+    "privacy-budget": _privacy_statement,
+    "aggregation": _aggregation_statement,
+    "model": _model_statement,
+    "policy-approvals": _policy_statement,
+}
+
+
+def _check_sbom(bundle: Bundle) -> None:
+    """The list of the leader's software: CycloneDX 1.6, sorted, each package once."""
+    data = bundle.members.get(SBOM)
+    if data is None:
+        raise Missing(f"the bundle holds no {SBOM}")
+    record = read_json(data, SBOM)
+    try:
+        product = record["metadata"]["component"]
+        packages = {(item["name"], item["version"]) for item in record["components"]}
+        packages |= {("tacit", product["version"])} if product["version"] != "0" else set()
+        known = {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in packages}
+        version = next((version for name, version in sorted(known) if name == "tacit"), "0")
+        libraries = [
+            _component("library", *package) for package in sorted(known) if package[0] != "tacit"
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Wrong(f"{SBOM} is not a list of software") from error
+    expected = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": _component("application", "tacit", version)},
+        "components": libraries,
+    }
+    need(record == expected, f"{SBOM} is not in the form that it has")
+
+
+def _component(kind: str, name: str, version: str) -> Fields:
+    url = f"pkg:pypi/{name}@{urllib.parse.quote(version, safe='')}"
+    return {"type": kind, "name": name, "version": version, "purl": url, "bom-ref": url}
+
+
+# ==================================================================================================
+# 16. The report
+# ==================================================================================================
+
+
+@dataclass(frozen=True)
+class Report:
+    """Every claim about a bundle."""
+
+    bundle: str
+    federation: str
+    run: str
+    status: str
+    simulated: tuple[str, ...]
+    claims: tuple[Claim, ...]
+    required: tuple[str, ...] = field(default=())
+
+    @property
+    def exit_code(self) -> int:
+        """1 on any FAIL, 2 when a required claim is NOT PROVEN, else 0."""
+        if any(claim.status == FAIL for claim in self.claims):
+            return 1
+        lacking = [c for c in self.claims if c.status == NOT_PROVEN and c.id in self.required]
+        return 2 if lacking else 0
+
+    def record(self) -> Fields:
+        """For scripts: the same as ``tacit verify --json``."""
+        return {
+            "version": 1,
+            "bundle": self.bundle,
+            "federation": self.federation,
+            "run": self.run,
+            "status": self.status,
+            "simulated": list(self.simulated),
+            "claims": [
+                {
+                    "id": claim.id,
+                    "status": claim.status,
+                    "reason": claim.reason,
+                    "required": claim.id in self.required,
+                }
+                for claim in self.claims
+            ],
+            "exit_code": self.exit_code,
+        }
+
+    def __str__(self) -> str:
+        """For people: one screen."""
+        width = max(40, min(shutil.get_terminal_size((100, 24)).columns, 160))
+        if self.run:
+            lines = [f"{self.federation}, run {self.run[:16]}, {self.status}"]
+        else:
+            lines = ["This is not a readable evidence bundle."]
+        lines += [f"simulated: {item}" for item in self.simulated]
+        lines.append("")
+        for claim in self.claims:
+            head = f"{claim.id:18}  {claim.status:10}  "
+            reason = "".join(c if c.isprintable() else "?" for c in claim.reason)
+            text = textwrap.wrap(reason, max(20, width - len(head))) or [""]
+            lines += [head + text[0], *(" " * len(head) + more for more in text[1:])]
+        return "\n".join([*lines, "", self._verdict()])
+
+    def _verdict(self) -> str:
+        count = Counter(claim.status for claim in self.claims)
+        told = ", ".join(f"{count[s]} {s}" for s in (PASS, FAIL, NOT_PROVEN) if count[s])
+        if self.exit_code == 1:
+            return f"NOT VERIFIED: {told}. Do not rely on this run."
+        if not self.required:
+            return f"{told}. Without a trust file nobody's signature counts: give --trust."
+        if self.exit_code == 2:
+            return f"NOT PROVEN: {told}. A claim that the trust file requires is not proven."
+        return f"VERIFIED: {told}. Every claim that the trust file requires is proven."
+
+
+def verify(data: bytes, trust: Trust | None) -> Report:
+    """Checks every claim of a bundle."""
+    name = sha256(data).hex()
+    required = trust.required if trust is not None else ()
+    try:
+        bundle = Bundle(read_archive(data))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the bundle is not readable
+        return Report(name, "", "", "", (), _unreadable(_reason(error)), required)
+    checks: dict[str, Callable[[], Claim]] = {
+        "authenticity": lambda: authenticity(bundle, trust),
+        "integrity": lambda: integrity(bundle),
+        "log-inclusion": lambda: log_inclusion(bundle),
+        "witness": lambda: witness(bundle, trust),
+        "same-job": lambda: same_job(bundle, trust),
+        "cohort": lambda: cohort(bundle),
+        "one-sum-per-upload": lambda: one_sum_per_upload(bundle),
+        "policy": lambda: policy(bundle),
+        "receipts": lambda: receipts(bundle),
+        "residency": lambda: residency(bundle),
+        "epsilon": lambda: epsilon(bundle),
+        "budget": lambda: budget(bundle),
+        "model-chain": lambda: model_chain(bundle),
+        "statements": lambda: statements(bundle),
+    }
+    head = bundle.head
+    claims = tuple(_decide(claim, checks[claim]) for claim in CLAIMS)
+    return Report(name, head.federation, head.run, head.status, head.simulated, claims, required)
+
+
+def _decide(claim: str, check: Callable[[], Claim]) -> Claim:
+    """One claim; what nobody foresaw speaks against it."""
+    try:
+        return check()
+    except Missing as missing:
+        return Claim(claim, NOT_PROVEN, str(missing))
+    except Exception as error:  # noqa: BLE001
+        return Claim(claim, FAIL, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Wrong):
+        return str(error)
+    return f"the evidence is malformed ({type(error).__name__}: {str(error)[:100]})"
+
+
+def _unreadable(reason: str) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(claim, FAIL, reason)
+        if claim == "integrity"
+        else Claim(claim, NOT_PROVEN, "the bundle is not readable")
+        for claim in CLAIMS
+    )
+
+
+# ==================================================================================================
+# 17. The command
+# ==================================================================================================
+
+USAGE = 64
+TRUST_LIMIT = 16 * 1024 * 1024
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with the exit status of wrong usage that other commands use too."""
+
+    def error(self, message: str) -> Any:
+        """Says what is wrong, and ends."""
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A file that is not larger than anything that it may be."""
+    try:
+        # A pipe that nobody writes to would be waited for without end.
+        need(not path.is_fifo(), f"cannot read {path}: it is a pipe, not a file")
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Wrong(f"cannot read {path}: {error.strerror}") from error
+    need(len(data) <= limit, f"{path} is too large")
+    return data
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the command line, prints the report, returns the exit status."""
+    gc.disable()  # millions of small values, no cycles worth looking for
+    parser = Parser(prog="verify.py", description="Checks a Tacit evidence bundle offline.")
+    parser.add_argument("bundle", type=Path, help="the bundle.zip of a run")
+    parser.add_argument("--trust", type=Path, help="whom you trust; never from inside the bundle")
+    parser.add_argument("--json", action="store_true", help="print a record for scripts")
+    options = parser.parse_args(arguments)
+    trust: Trust | None = None
+    try:
+        if options.trust is not None:
+            trust = read_trust(read_file(options.trust, TRUST_LIMIT))
+    except Wrong as error:
+        parser.error(
+            f"trust file {options.trust}: {error}; it must be byte for byte as Tacit wrote it, so ask "
+            "somebody whom you trust for it again"
+        )
+    try:
+        data = read_file(options.bundle, ARCHIVE_LIMIT)
+    except Wrong as error:
+        parser.error(str(error))
+    report = verify(data, trust)
+    text = json.dumps(report.record(), indent=2) if options.json else str(report)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head`: the reader has seen enough, the verdict stays
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
