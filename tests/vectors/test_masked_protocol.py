@@ -235,8 +235,15 @@ class Second:
     def read(self, name: str) -> second.Message:
         return second.read(raw(name), self.roster)
 
-    def party(self, name: str, role: str) -> second.Party:
-        return second.Party(name, role, self.private[name])
+    def sender(self, name: str) -> second.Party:
+        """Who signed a message, with the log that it showed."""
+        header = self.read(name).header
+        party, _, role = header["sender"].partition("/")
+        return second.Party(party, role, self.private[party], header["log"])
+
+
+def body_of(message: bytes) -> Any:
+    return open_message(message, setting().run.roster.authenticate).body
 
 
 @cache
@@ -256,11 +263,9 @@ def test_run_id_and_offer() -> None:
 def test_every_message_has_one_encoding(name: str) -> None:
     """Ed25519 is deterministic: whoever holds the key makes the same bytes."""
     message = other().read(name)
-    header, to = message.header, message.header["receiver"]
-    sender, _, role = header["sender"].partition("/")
-    party = other().party(sender, role)
-    arguments = (to, header["type"], header["round"], message.body)
-    assert second.sign(party, other().run, *arguments) == raw(name)
+    header = message.header
+    arguments = (header["receiver"], header["type"], header["round"], message.body)
+    assert second.sign(other().sender(name), other().run, *arguments) == raw(name)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -271,9 +276,8 @@ def test_the_second_client_makes_the_published_upload(client: str) -> None:
         (e["to"], e["plaintext"]): bytes.fromhex(e["sealed"]) for e in load("sealed.json")["sealed"]
     }
     made = {h: (bytes.fromhex(seeds[h]), kept[(f"{h}/1", seeds[h])]) for h in HELPERS}
-    party = other().party(client, "client")
     upload, chunks = second.upload(
-        party,
+        other().sender(f"upload/{client}"),
         other().run,
         other().manifest,
         start,
@@ -292,7 +296,7 @@ def test_the_second_client_makes_the_published_upload(client: str) -> None:
 @pytest.mark.parametrize("helper", HELPERS)
 def test_the_second_helper_makes_the_published_answer(helper: str) -> None:
     answer, chunks = second.mask_sum(
-        other().party(helper, "helper"),
+        other().sender(f"mask-sum/{helper}"),
         other().run,
         other().manifest,
         other().read(f"mask-request/{helper}"),
@@ -493,7 +497,8 @@ def test_negative_mask_request(case: Json) -> None:
     with published_noise():
         answers = helper.receive(Envelope(to, bytes.fromhex(case["message"])), NOW)
         honest = helper.receive(Envelope(to, raw("mask-request/hanna")), NOW)
-    assert [answer.message for answer in honest] == [raw("mask-sum/hanna"), raw("key/hanna/2")]
+    said = [body_of(answer.message) for answer in honest]
+    assert said == [body_of(raw(name)) for name in ("mask-sum/hanna", "key/hanna/2")]
     error = case["error"]
     if error is None:
         assert answers == honest
@@ -501,12 +506,9 @@ def test_negative_mask_request(case: Json) -> None:
         assert answers == []
     else:
         (refusal,) = answers
-        body = open_message(refusal.message, stage.run.roster.authenticate).body
-        assert (type(body).__name__, body.code, body.culprit) == (
-            error["class"],
-            error["code"],
-            case["culprit"],
-        )
+        body = body_of(refusal.message)
+        shown = (type(body).__name__, body.code, body.culprit)
+        assert shown == (error["class"], error["code"], case["culprit"])
 
 
 MALFORMED = ("wire.syntax", "wire.not-canonical", "wire.key")
@@ -594,6 +596,5 @@ def test_the_published_roster_is_that_of_the_signatures() -> None:
     roster = Roster.from_canonical(load("round.json")["roster"].encode())
     for name in ("leader", *CLIENTS, *HELPERS):
         assert roster.member(PartyName(name)).key == identity(name).public_key
-    assert open_message(raw("offer"), roster.authenticate).sender == Address(
-        PartyName("leader"), "leader"
-    )
+    leader = Address(PartyName("leader"), "leader")
+    assert open_message(raw("offer"), roster.authenticate).sender == leader
