@@ -92,9 +92,8 @@ class Server:
     def _signed(self, name: PartyName, total: Any) -> Envelope:
         vector, chunks = split_chunks(self.ring.to_bytes(total), self.length)
         sender = Address(name, "helper")
-        channel = Channel(
-            protocol.RUN, protocol.ROSTER, protocol.JOB, sender, protocol.identity(name)
-        )
+        run, roster, job = protocol.RUN, protocol.ROSTER, protocol.JOB
+        channel = Channel(run, roster, job, sender, protocol.identity(name), protocol.LOG)
         body = MaskSum(context=protocol.CONTEXT, cohort=protocol.RUN, vector=vector)
         return sign_message(
             channel, protocol.LEADER, body, round_number=protocol.ROUND, chunks=chunks

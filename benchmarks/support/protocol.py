@@ -21,7 +21,15 @@ from tacit.testing.entropy import SeededEntropy
 from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.sealing import HpkeOpener, HpkeSealing
 from tacit.types import Digest, PartyName
-from tacit.wire.envelope import Address, Channel, Envelope, digest, sign_message, split_chunks
+from tacit.wire.envelope import (
+    Address,
+    Channel,
+    Envelope,
+    LogHead,
+    digest,
+    sign_message,
+    split_chunks,
+)
 from tacit.wire.messages import Upload
 
 HELPERS = 3
@@ -34,6 +42,7 @@ LEADER = Address(PartyName("leader"), "leader")
 CONTEXT = Digest(bytes(range(32)))
 ROTATION = bytes(32)
 RUN, ROSTER, JOB = (Digest(bytes([number]) * 32) for number in (1, 2, 3))
+LOG = LogHead(1, RUN)
 
 
 class Unsealed:
@@ -97,7 +106,7 @@ def upload(masked: Masked, ring: Ring, number: int) -> Envelope:
     """The signed upload of client ``number`` with its chunks, before transport encryption."""
     vector, chunks = split_chunks(ring.to_bytes(masked.vector), len(masked.vector))
     name = client_name(number)
-    channel = Channel(RUN, ROSTER, JOB, Address(name, "client"), identity(name))
+    channel = Channel(RUN, ROSTER, JOB, Address(name, "client"), identity(name), LOG)
     body = Upload(context=CONTEXT, seeds=masked.seeds, vector=vector)
     return sign_message(channel, LEADER, body, round_number=ROUND, chunks=chunks)
 

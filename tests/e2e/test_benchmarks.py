@@ -99,6 +99,13 @@ def test_foundation(tmp_path):
     check_schema(benchmark("foundation.py", tmp_path, ()))
 
 
+def test_ledger(tmp_path):
+    found = benchmark("ledger.py", tmp_path, ())
+    check_schema(found)
+    targets = {entry["name"]: entry["target"] for entry in found["rows"] if entry["target"]}
+    assert {"<= 60", "<= 1", "<= 90", "<= 1.2"} <= set(targets.values())
+
+
 def test_privacy(tmp_path):
     found = benchmark("privacy.py", tmp_path, ("noise", "accounting"))
     check_schema(found)
