@@ -14,7 +14,15 @@ from typing import Any
 from pydantic import BaseModel
 
 from tacit import cli
-from tacit.evidence import claims_identity, claims_privacy, claims_rounds
+from tacit.engine.witnesses import WitnessesFile
+from tacit.evidence import (
+    claims_identity,
+    claims_policy,
+    claims_privacy,
+    claims_rounds,
+    claims_statements,
+    claims_witness,
+)
 from tacit.evidence.report import CLAIMS
 from tacit.party.config import SiteConfig
 from tacit.party.job import JobSpec
@@ -37,12 +45,16 @@ LIMITS = {
     "maximum": "≤ {}",
     "pattern": "`{}`",
 }
-LOGS = ("self.log", "self._party.log")
+LOGS = ("self.log", "party.log", "self._party.log")
+OWN_LOGS = ("self.act", "party.act", "self._party.act")
+"""Of events that belong to no run."""
 LOGGERS = {
-    "leader": ("coordinator",),
+    "leader": ("coordinator", "ending"),
     "site": ("site", "admission", "data"),
     "leader, site": ("heads",),
     "helper": ("helper",),
+    "all": ("witnessing", "base"),
+    "operator": ("operators",),
 }
 EVENTS = {
     "run.offered": "offers a run",
@@ -70,7 +82,15 @@ EVENTS = {
     "round.aborted": "sees a round end without a result",
     "model.released": "releases the final model",
     "run.released": "frees the reservation of a run for which nothing left",
+    "log.witnessed": "tells which signed head of another's log it cosigned last",
     "run.closed": "closes the run",
+    "run.resumed": "goes on with the run after a restart",
+    "witness.refused": "does not cosign the head of a log that went back or was rewritten",
+    "party.restarted": "was started again (of no run)",
+    "operator.budget-released": "frees a reservation on the operator's word (of no run)",
+    "operator.heads-accepted": "forgets budget and log of another on the operator's word (of no run)",
+    "operator.key-erased": "destroys a token key on the operator's word (of no run)",
+    "operator.receipts-erased": "destroys salt and receipts of a run on the operator's word (of no run)",
 }
 
 
@@ -307,10 +327,27 @@ def _arguments(owner: type) -> dict[str, str]:
     return {name: _plain(" ".join(text.split())) for name, text in entries}
 
 
+CLAIM_MODULES = (
+    claims_identity,
+    claims_witness,
+    claims_rounds,
+    claims_policy,
+    claims_privacy,
+    claims_statements,
+)
+
+
 def claims() -> str:
     """Every claim and what its check says."""
     checks: dict[str, Callable[..., Any]] = {}
-    for module in (claims_identity, claims_privacy, claims_rounds):
+    for module in (
+        claims_identity,
+        claims_policy,
+        claims_privacy,
+        claims_rounds,
+        claims_statements,
+        claims_witness,
+    ):
         checks |= {name.replace("_", "-"): getattr(module, name) for name in module.__all__}
     rows = [
         {"claim": f"`{claim}`", "holds if": _plain((checks[claim].__doc__ or "").splitlines()[0])}
@@ -325,7 +362,7 @@ def events() -> str:
     for who, files in LOGGERS.items():
         found: dict[str, dict[str, None]] = {}
         for file in files:
-            for name, fields in _logged((PARTY / f"{file}.py").read_text("utf-8")):
+            for name, fields in _logged(_source(file)):
                 found.setdefault(name, {}).update(dict.fromkeys(fields))
         for name in sorted(found, key=list(EVENTS).index):
             columns = ", ".join(f"`{field}`" for field in found[name])
@@ -337,10 +374,18 @@ def events() -> str:
 
 def _logged(source: str) -> Iterator[tuple[str, list[str]]]:
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and ast.unparse(node.func) in LOGS):
+        if not isinstance(node, ast.Call):
             continue
-        if len(node.args) == 3 and isinstance(node.args[2], ast.Constant):
-            yield str(node.args[2].value), [str(keyword.arg) for keyword in node.keywords]
+        function = ast.unparse(node.func)
+        at = 2 if function in LOGS else 1 if function in OWN_LOGS else len(node.args)
+        kind = node.args[at] if len(node.args) > at else None
+        if isinstance(kind, ast.Constant):
+            yield str(kind.value), [str(keyword.arg) for keyword in node.keywords]
+
+
+def _source(file: str) -> str:
+    folder = PARTY.parent / "engine" if file == "operators" else PARTY
+    return (folder / f"{file}.py").read_text("utf-8")
 
 
 # --- text ------------------------------------------------------------------------------------------
@@ -366,6 +411,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "classes": classes,
     "methods": methods,
     "federation": lambda: configuration(RosterFile),
+    "witnesses": lambda: configuration(WitnessesFile),
     "commands": commands,
     "attributes": attributes,
     "built-in": built_in,

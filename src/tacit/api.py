@@ -11,9 +11,8 @@ from typing import Any
 
 from tacit.config import parse_table
 from tacit.errors import ConfigError
+from tacit.evidence.files import verify_files
 from tacit.evidence.report import Report
-from tacit.evidence.trust import Trust
-from tacit.evidence.verify import verify_bundle
 from tacit.learn.code import LoadedModel
 from tacit.outcome import Outcome
 from tacit.party.job import JobSpec
@@ -233,13 +232,24 @@ def resume(folder: StrPath, *, quiet: bool = False) -> Run:
     return execute(Session.reopen(Path(folder)), quiet=quiet)
 
 
-def verify(bundle: StrPath, trust: StrPath | None = None) -> Report:
+def verify(bundle: StrPath, trust: StrPath | None = None, *, html: StrPath | None = None) -> Report:
     """Checks an evidence bundle offline; without a trust file authenticity is not proven.
 
+    Args:
+        bundle: The ``bundle.zip`` of a run.
+        trust: Whom you trust.
+        html: Where to write the result as a page for people, whatever it is (``tacit[report]``).
+
     Raises:
-        ConfigError: The bundle or the trust file is missing, or the trust file is malformed.
+        ConfigError: The bundle or the trust file is missing, or the trust file is malformed, or a page
+            is asked for and its packages are not installed.
+        TransportError: The disk refuses the page.
     """
-    return verify_bundle(Path(bundle), Trust.load(Path(trust)) if trust is not None else None)
+    return verify_files(
+        Path(bundle),
+        Path(trust) if trust is not None else None,
+        Path(html) if html is not None else None,
+    )
 
 
 def default_sites(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 refused or failed, 2 not proven, 64 usage, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 refused or failed, 2 not proven, 64 usage or no verdict, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -80,8 +80,16 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", _verify, "verify an evidence bundle offline")
     verify.add_argument("bundle", type=Path, help="the bundle.zip of a run")
-    verify.add_argument("--trust", type=Path, help="whom you trust; lies beside the bundle")
+    verify.add_argument(
+        "--trust",
+        type=Path,
+        help="trust.json: whose keys count; never from whoever sent the bundle",
+    )
+    verify.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the result as a page for people, too"
+    )
 
+    _add_witness(commands)
     _add_budget(commands)
     add_contract(commands, _command)
     _add_policy(commands)
@@ -127,6 +135,31 @@ def _command(
     )
     parser.set_defaults(command=function)
     return parser
+
+
+def _add_witness(commands: Any) -> None:
+    witness = _command(
+        commands,
+        "witness",
+        _witness,
+        "run an independent witness, which cosigns the logs of parties",
+    )
+    witness.add_argument("folder", type=Path, help="its folder: key and memory; made if need be")
+    witness.add_argument(
+        "--roster",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="federation.toml whose parties' logs it witnesses; may be repeated",
+    )
+    witness.add_argument("--name", help="name in its cosignatures (default: that of the folder)")
+    witness.add_argument(
+        "--listen",
+        default="127.0.0.1:7878",
+        metavar="HOST:PORT",
+        help="address to listen on (default: 127.0.0.1:7878)",
+    )
 
 
 def _add_budget(commands: Any) -> None:
@@ -316,15 +349,34 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tacit.api import verify  # noqa: PLC0415
+    from tacit.evidence.files import verify_files  # noqa: PLC0415
     from tacit.show import show_report  # noqa: PLC0415
 
-    report = verify(options.bundle, options.trust)
+    try:
+        report = verify_files(options.bundle, options.trust, options.html)
+    except TacitError as error:
+        _report(error, as_json=options.json)
+        return USAGE  # 1 would say that a claim failed; there is no verdict
     if options.json:
         print(report.to_json())
     else:
         show_report(report, options.bundle)
+        if options.html is not None:
+            print(f"page: {options.html}")
     return report.exit_code
+
+
+def _witness(options: argparse.Namespace) -> int:
+    from tacit.witness import run  # noqa: PLC0415
+
+    run(
+        options.folder,
+        options.roster,
+        name=options.name,
+        listen=options.listen,
+        as_json=options.json,
+    )
+    return 0
 
 
 def _budget_show(options: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def write_atomic(path: Path, data: bytes, *, private: bool = False, replace: boo
         raise TransportError(
             "file.write",
             f"cannot write {path}: {error.strerror}",
-            remedy="free some space or check the permissions, then try again",
+            remedy="check the folder, its permissions and its free space, then try again",
             file=str(path),
         ) from error
 
@@ -84,9 +84,16 @@ def read_limited(path: Path, limit: int) -> bytes:
     """The content of ``path``, which may hold at most ``limit`` bytes.
 
     Raises:
-        ConfigError: The file is missing, unreadable or larger than ``limit``.
+        ConfigError: The file is missing, unreadable, a pipe or larger than ``limit``.
     """
     try:
+        if path.is_fifo():  # one that nobody writes to would be waited for without end
+            raise ConfigError(
+                "file.read",
+                f"cannot read {str(path)!r}: it is a pipe, not a file",
+                remedy="save its content to a file first",
+                file=str(path),
+            )
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:  # a path with a null byte is a ValueError

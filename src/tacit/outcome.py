@@ -29,6 +29,7 @@ class Outcome:
         traffic: Bytes, by party.
         failure: Why it is not complete.
         own_models: Of sites with local layers: the whole model, in the site's own folder.
+        unwitnessed: By independent witness, why it did not cosign the final logs.
     """
 
     run_id: str
@@ -42,6 +43,7 @@ class Outcome:
     traffic: Traffic
     failure: TacitError | None = None
     own_models: dict[str, Path] = field(default_factory=dict)
+    unwitnessed: dict[str, str] = field(default_factory=dict)
 
     @property
     def private(self) -> bool:
@@ -91,6 +93,7 @@ class Outcome:
             "spent": {site: repr(value) for site, value in self.spent.items()},
             "bytes_sent": dict(self.traffic.sent),
             "bytes_received": dict(self.traffic.received),
+            "unwitnessed": dict(self.unwitnessed),
             "own_models": {site: str(path) for site, path in self.own_models.items()},
             "failure": self.failure.diagnostics() if self.failure is not None else None,
         }

@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 
 from tacit.engine.folder import FolderSource, SiteFolder, World, party_ports
 from tacit.engine.local import LocalEngine, Tap, wall_clock
+from tacit.engine.witnesses import WITNESSES_FILE, IndependentWitnesses, load_witnesses
 from tacit.errors import ConfigError, RoundAborted
+from tacit.evidence import layout
 from tacit.evidence.bundle import BundleWriter
+from tacit.evidence.head import sign_line
 from tacit.evidence.report import default_required
-from tacit.evidence.trust import Trust
+from tacit.evidence.trust import Trust, default_quorum
 from tacit.files import make_folder, read_limited, write_atomic
 from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.feature_map import FeatureMap
+from tacit.ledger.log import log_origin
+from tacit.ledger.note import add_signatures
+from tacit.ledger.record import LogRecord
 from tacit.outcome import Outcome
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
@@ -127,6 +133,7 @@ class Session:
     helpers: dict[PartyName, Helper]
     evaluation: TrainingData
     offer: Offer | None
+    witnesses: IndependentWitnesses
     places: dict[PartyName, Path] = field(default_factory=dict)
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
 
@@ -158,10 +165,21 @@ class Session:
         opened = Federation.open(job, base, sites, model, world)
         offer, terms = opened.offer()
         folder = out if out is not None else base / "runs" / terms.run_id[:RUN_NAME_DIGITS]
+        opened.witnesses.begin()
         make_folder(folder)
         session = opened.session(folder, terms, offer)
-        required = default_required(masked=terms.masked, private=terms.plan.unit != "none")
-        Trust.of(opened.roster, required, run=terms.run_id).write(folder / "trust.json")
+        required = default_required(
+            masked=terms.masked, private=terms.plan.private, disclosed=opened.disclosed
+        )
+        parties = (opened.leader, *terms.clients, *terms.helpers)
+        trust = Trust.of(
+            opened.roster,
+            required,
+            run=terms.run_id,
+            quorum=default_quorum(opened.roster, parties),
+            witnesses=session.witnesses.keys,
+        )
+        trust.write(folder / "trust.json")
         places = {"base": str(base.resolve()), "sites": [str(p.resolve()) for p in sites]}
         write_atomic(folder / "run.json", rfc8785.dumps({"run": terms.run_id, **places}))
         return session
@@ -192,6 +210,7 @@ class Session:
                 "the model code has changed since the run began",
                 remedy="restore the model file, or start a new run",
             )
+        opened.witnesses.begin()
         return opened.session(folder, terms, None)
 
     def execute(
@@ -226,6 +245,8 @@ class Session:
             if self.offer is not None
             else coordinator.resume(now)
         )
+        for site in self.sites.values():
+            site.note_start(now)
         with _interruptible(engine):
             engine.run(first)
         if coordinator.durable.number("round") == 0:
@@ -234,10 +255,11 @@ class Session:
 
     def _lacks_bundle(self) -> bool:
         """A run that ended, but whose bundle the disk refused: it can still be written."""
-        closed = bool(self.coordinator.durable.number("closed"))
-        return closed and not (self.folder / "bundle.zip").exists()
+        concluded = bool(self.coordinator.durable.number("concluded"))
+        return concluded and not (self.folder / "bundle.zip").exists()
 
     def _observe(self, number: int, on_progress: Callable[[Progress], None]) -> None:
+        self.witnesses.follow()
         rounds = self.coordinator.terms.manifest.rounds
         every = max(1, rounds // EVALUATIONS)
         if number % every == 0 or number == rounds:
@@ -289,12 +311,15 @@ class Session:
             traffic=engine.traffic,
             failure=None if complete else coordinator.failure,
         )
-        model = self._released()
+        self._write_own_models(outcome)
+        writer = self._evidence()
+        outcome.unwitnessed = {name: e.message for name, e in self.witnesses.failures.items()}
+        signatures = self._signed(writer, engine, complete=complete)
+        model = writer.members.get(layout.FINAL)
         if model is not None:
             write_atomic(outcome.model, model)
-        self._write_own_models(outcome)
         write_atomic(self.folder / "result.json", rfc8785.dumps(outcome.record()))
-        self._write_bundle(outcome, model)
+        writer.write(outcome.bundle, signatures)
         return outcome
 
     def _public_data(self) -> tuple[str, ...]:
@@ -314,17 +339,40 @@ class Session:
                 write_atomic(path, _tensors(theta, outcome.run_id))
                 outcome.own_models[name] = path
 
-    def _released(self) -> bytes | None:
-        state = self.coordinator.model
-        if state is None or not self.coordinator.chain.applied:
-            return None
-        theta = self.coordinator.chain.workload.released(state)
-        return _tensors(theta, self.coordinator.terms.run_id)
+    def _signed(self, writer: BundleWriter, engine: LocalEngine, *, complete: bool) -> list[str]:
+        """The bundle's manifest signed by the leader, and by every other party that answers."""
+        coordinator = self.coordinator
+        leader, signer = coordinator.address.party, coordinator.ports.signer
+        manifest = writer.manifest(leader=leader, signer=signer, complete=complete)
+        with _interruptible(engine):
+            engine.run(coordinator.seal(manifest, engine.now()))
+        own = sign_line(manifest, coordinator.roster.federation, leader, signer)
+        return [own, *coordinator.signatures()]
 
-    def _write_bundle(self, outcome: Outcome, model: bytes | None) -> None:
+    def _witnessed(self) -> dict[str, bytes]:
+        """The transcript, once independent witnesses were asked to cosign the final heads in it.
+
+        Their word is kept before any party signs the manifest: nobody would sign another one.
+        """
+        coordinator, transcript = self.coordinator, self.coordinator.transcript
+        if not coordinator.durable.number("witnessed"):
+            notes = {
+                PartyName(name.removeprefix("checkpoint-")): note
+                for name, note in transcript.items().items()
+                if name.startswith("checkpoint-")
+            }
+            lines = self.witnesses.conclude(notes)
+            with coordinator.ports.store.transaction():
+                for party, note in notes.items():
+                    transcript.put(f"checkpoint-{party}", add_signatures(note, lines[party]))
+                coordinator.durable.put_number("witnessed", 1)
+        return transcript.items()
+
+    def _evidence(self) -> BundleWriter:
+        """What the bundle holds: the leader's transcript, cosigned by independent witnesses too."""
         coordinator = self.coordinator
         writer = BundleWriter(coordinator.roster, coordinator.terms.run)
-        items = coordinator.transcript.items()
+        items = self._witnessed()
         for name, data in items.items():
             if name.endswith(".msg"):
                 writer.add_message(open_message(data, coordinator.roster.authenticate))
@@ -335,15 +383,14 @@ class Session:
                 writer.add_initial(np.frombuffer(data, dtype="<f8"))
             elif name.startswith("log-"):
                 party = PartyName(name.removeprefix("log-"))
-                writer.add_log(party, data, items[f"checkpoint-{party}"])
-        if model is not None:
-            writer.add_final(model)
-        writer.write(
-            outcome.bundle,
-            leader=coordinator.address.party,
-            signer=coordinator.ports.signer,
-            complete=outcome.complete,
-        )
+                record = LogRecord(data, items[f"proof-{party}"])
+                writer.add_log(party, record, items[f"checkpoint-{party}"])
+            elif name.startswith("policy-"):
+                writer.add_policy(PartyName(name.removeprefix("policy-")), data)
+        state = coordinator.model
+        if state is not None and coordinator.chain.applied:
+            writer.add_final(coordinator.chain.workload.released(state))
+        return writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +407,8 @@ class Federation:
     sites: dict[PartyName, Site]
     helpers: dict[PartyName, Helper]
     places: dict[PartyName, Path]
+    witnesses: IndependentWitnesses
+    disclosed: bool
 
     @classmethod
     def open(
@@ -408,17 +457,23 @@ class Federation:
             name: folder.parties(roster, load, world, pinned=model is None)
             for name, folder in folders.items()
         }
+        ports = party_ports(base / "coordinator", leader, roster, world)
+        taken = {log_origin(roster.federation, member.name) for member in roster.members}
+        witnesses = load_witnesses(base / WITNESSES_FILE, taken)
+        logs = {leader: ports.log} | {name: site.ports.log for name, (site, _) in opened.items()}
         return cls(
             job=job,
             roster=roster,
             leader=leader,
-            ports=party_ports(base / "coordinator", leader, roster, world),
+            ports=ports,
             workload=workload,
             schema=schema,
             evaluation=evaluation,
             sites={name: pair[0] for name, pair in opened.items()},
             helpers={name: pair[1] for name, pair in opened.items()},
             places={name: folder.path for name, folder in folders.items()},
+            witnesses=IndependentWitnesses(witnesses, logs),
+            disclosed=all(f.config.evidence.policy != "none" for f in folders.values()),
         )
 
     def offer(self) -> tuple[Offer, Terms]:
@@ -461,6 +516,7 @@ class Federation:
             helpers=self.helpers,
             evaluation=self.evaluation,
             offer=offer,
+            witnesses=self.witnesses,
             places=self.places,
         )
 

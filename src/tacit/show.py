@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tacit.errors import TacitError
-from tacit.evidence.report import Report
+from tacit.evidence.report import Report, Status
 from tacit.outcome import Outcome
 from tacit.session import Progress
 
@@ -149,6 +149,8 @@ def show_run(outcome: Outcome) -> None:
         places = ", ".join(str(path) for path in outcome.own_models.values())
         out.print(plain(f"with its own local layers, every site has its own model: {places}"))
         out.print(plain("the metrics above are of the shared layers with untrained local ones"))
+    for reason in outcome.unwitnessed.values():
+        out.print(plain(f"not cosigned: {reason}", "yellow"))
     trust = outcome.folder / "trust.json"
     out.print(plain(f"verify it: tacit verify {outcome.bundle} --trust {trust}"))
 
@@ -167,8 +169,9 @@ def show_report(report: Report, bundle: Path) -> None:
     """One line a claim, then the verdict."""
     out = console()
     styles = {"PASS": "green", "FAIL": "bold red", "NOT PROVEN": "yellow"}
+    known = f"run {report.run[:12]} of '{report.federation}', {report.status}"
     made = Table(
-        title=plain(f"{bundle}\nrun {report.run[:12]} of '{report.federation}', {report.status}"),
+        title=plain(f"{bundle}\n{known if report.run else 'not a readable evidence bundle'}"),
         title_justify="left",
         header_style="bold",
         pad_edge=False,
@@ -185,11 +188,24 @@ def show_report(report: Report, bundle: Path) -> None:
     out.print(_verdict(report))
 
 
+def _named(report: Report, status: Status) -> str:
+    """The claims that decide the verdict."""
+    decisive = (
+        claim.id
+        for claim in report.claims
+        if claim.status is status and (status is Status.FAIL or claim.id in report.required)
+    )
+    return ", ".join(decisive)
+
+
 def _verdict(report: Report) -> Text:
     if report.exit_code == 1:
-        return Text("REFUSED: a claim failed", style="bold red")
+        failed = _named(report, Status.FAIL)
+        remedy = "" if report.run else "; get the bundle again, from another party"
+        return Text(f"REFUSED: a claim failed: {failed}{remedy}", style="bold red")
     if report.exit_code == 2:
-        return Text("a required claim is NOT PROVEN", style="bold yellow")
+        missing = _named(report, Status.NOT_PROVEN)
+        return Text(f"a required claim is NOT PROVEN: {missing}", style="bold yellow")
     if not report.required:
         text = "consistent, but by whom is NOT PROVEN: pass --trust with the keys that you trust"
         return Text(text, style="bold yellow")

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tacit import errors
 from tacit.config import Table
+from tacit.engine.witnesses import WitnessesFile
 from tacit.evidence import layout
 from tacit.party.config import SiteConfig
 from tacit.party.job import JobSpec
@@ -23,7 +24,7 @@ from tacit.trust.roster import RosterFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "reference").glob("*.md"))
-FILES = [JobSpec, SiteConfig, Contract, RosterFile]
+FILES = [JobSpec, SiteConfig, Contract, RosterFile, WitnessesFile]
 
 
 def load_generator() -> ModuleType:
@@ -121,8 +122,16 @@ def test_every_error_class_is_explained() -> None:
 
 def test_every_member_of_a_bundle_is_explained() -> None:
     text = (DOCS / "reference" / "bundle.md").read_text("utf-8")
-    shown = re.findall(r"`((?:transcript|model|logs)/[^`]+|\w+\.(?:json|sig))`", text)
-    upper = {"SITE": "north", "HELPER": "north", "PARTY": "north", "NNNNNN": "000001"}
+    shown = re.findall(
+        r"`((?:transcript|model|logs|policy|statements)/[^`]+|[\w.]+\.(?:json|sig))`", text
+    )
+    upper = {
+        "SITE": "north",
+        "HELPER": "north",
+        "PARTY": "north",
+        "NNNNNN": "000001",
+        "NAME": "run",
+    }
     names = {re.sub("|".join(upper), lambda match: upper[match[0]], name) for name in shown}
     files_beside = {"trust.json", "result.json", "run.json"}
     assert {name for name in names if not layout.is_known(name)} == files_beside

@@ -284,3 +284,16 @@ def test_a_reservation_whose_run_never_began_can_be_released(base, capsys):
     code, _, err = tacit(capsys, "budget", "show", f"sites/{name}", "--release", run[:8])
     assert code == 1
     assert "only a run for which nothing has left" in err
+
+
+@pytest.mark.parametrize("bad", ["bundle", "trust"])
+def test_without_a_readable_file_there_is_no_verdict(tmp_path, capsys, bad):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "text.json").write_text("{}\n")
+    for name in ("pipe", "missing", "", "text.json")[: 3 if bad == "bundle" else 4]:
+        good, wrong = str(tmp_path / "text.json"), str(tmp_path / name)
+        bundle, trust = (wrong, good) if bad == "bundle" else (good, wrong)
+        arguments = (bundle,) if bad == "bundle" else (bundle, "--trust", trust)
+        code, record = as_json(capsys, "verify", *arguments)
+        assert (code, record["error"]) == (64, "ConfigError")
+        assert record["remedy"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import safetensors.numpy
 
 import tacit
 from tacit.engine.budgets import read_budget
+from tacit.engine.store import STATE, SqliteStore
 from tacit.errors import ConfigError, RoundAborted
 from tacit.party.job import JobSpec
 from tacit.session import Session
@@ -27,6 +29,7 @@ from tacit.testing.federation import (
     seeded_world,
     write_small_federation,
 )
+from tacit.wire.envelope import open_message
 
 
 class Killed(BaseException):
@@ -135,9 +138,10 @@ def test_a_plain_run(tmp_path):
 
 def test_two_runs_with_the_same_entropy_are_identical(tmp_path):
     outcomes = []
+    write_small_federation(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")  # with the same approvals of its policies
     for name in ("one", "two"):
         base = tmp_path / name
-        write_small_federation(base)
         outcomes.append(session(base, out=tmp_path / f"{name}-out").execute(clock=FixedClock()))
     first, second = outcomes
     assert first.run_id == second.run_id
@@ -280,3 +284,48 @@ def test_ctrl_c_at_the_terminal(tmp_path):
     report = verified(folder)
     assert report.status == "partial"
     assert json.loads((folder / "result.json").read_text())["failure"]["code"] == "run.interrupted"
+
+
+# --- the end ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def last_messages(tmp_path_factory):
+    """Numbers of the last message of each type in a run from the usual seed."""
+    base = tmp_path_factory.mktemp("twin") / "small"
+    write_small_federation(base)
+    numbers, begun = {}, session(base)
+
+    def tap(envelope):
+        message = open_message(
+            envelope.message, begun.coordinator.roster.authenticate, chunks=envelope.chunks
+        )
+        numbers["all"] = numbers.get("all", 0) + 1
+        numbers[message.header.type] = numbers["all"]
+        return envelope
+
+    begun.execute(tap=tap, clock=FixedClock())
+    return numbers
+
+
+@pytest.mark.parametrize("kind", ["record", "witness-request", "witness-answer", "seal", "sealed"])
+def test_a_run_killed_at_its_end_gets_whole_evidence(tmp_path, last_messages, kind):
+    base = tmp_path / "small"
+    write_small_federation(base)
+    begun = session(base)
+    with pytest.raises(Killed):
+        begun.execute(tap=at_message(last_messages[kind], kill), clock=FixedClock())
+    outcome = Session.reopen(begun.folder, seeded_world("again")).execute(clock=FixedClock())
+    assert outcome.complete
+    assert verified(begun.folder).exit_code == 0
+
+
+def test_resuming_a_closed_run_leaves_no_trace(tmp_path):
+    base = tmp_path / "small"
+    write_small_federation(base)
+    outcome = session(base).execute(clock=FixedClock())
+    stores = [SqliteStore(folder / STATE) for folder in (base / "coordinator", *site_folders(base))]
+    before = [store.get("ledger", "head") for store in stores]
+    with pytest.raises(RoundAborted):
+        tacit.resume(outcome.folder, quiet=True)
+    assert [store.get("ledger", "head") for store in stores] == before

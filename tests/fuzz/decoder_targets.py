@@ -23,9 +23,8 @@ from byte_mutations import Shape
 from tacit.errors import ConfigError, DecodeError, LedgerError, SignatureError, VerificationError
 from tacit.evidence import layout
 from tacit.evidence.archive import pack, unpack
-from tacit.evidence.head import Head, check_signature
-from tacit.evidence.head import sign as sign_head
-from tacit.evidence.records import PREFIX, read_log
+from tacit.evidence.head import Head, check_signatures, note_of, sign_line
+from tacit.evidence.records import read_log
 from tacit.evidence.trust import Trust
 from tacit.learn.prior import PublicPrior
 from tacit.learn.server import ServerState
@@ -39,6 +38,7 @@ from tacit.ledger.note import (
     open_note,
     sign_checkpoint,
 )
+from tacit.ledger.record import LogRecord
 from tacit.party.base import Party, Ports
 from tacit.party.heads import SPACE as KNOWN_HEADS
 from tacit.party.heads import PeerHeads
@@ -59,6 +59,7 @@ from tacit.wire.envelope import (
     Address,
     Channel,
     Header,
+    LogHead,
     SignedMessage,
     check_chunks,
     digest,
@@ -126,6 +127,7 @@ def _channel() -> Channel:
         job=digest(b"job"),
         sender=Address(NAMES[2], "client"),
         signer=NORTH,
+        log=LogHead(7, digest(b"log")),
     )
 
 
@@ -287,6 +289,7 @@ EVENT = {
     "note": 'é\n"\x1f',
 }
 FIELDS = (*EVENT, "seq", "missing")
+NO_PROOF = b'{"before":[],"leaves":{},"start":0}'
 
 
 class InMemoryPath:
@@ -313,15 +316,15 @@ def _ledger() -> Log:
     return log
 
 
-def _record(data: bytes, checkpoint: Checkpoint) -> None:
-    read_log("north", RUN, data, checkpoint)
+def _record(events: bytes, proof: bytes, checkpoint: Checkpoint) -> None:
+    read_log("north", RUN, LogRecord(events, proof), checkpoint)
 
 
 def _event(leaf: bytes) -> None:
     """A party logs whatever bytes it likes as its only event; a verifier reads every field of it."""
     checkpoint = Checkpoint(ORIGIN, 1, leaf_hash(leaf))
-    line = PREFIX.encode() + leaf + b',"index":0,"proof":[]}\n'
-    (event,) = read_log("north", RUN, line, checkpoint).events
+    record = LogRecord(leaf + b"\n", NO_PROOF)
+    (event,) = read_log("north", RUN, record, checkpoint).events
     assert isinstance(event.role, str)
     for read in (event.text, event.digest, event.digests, event.number, event.decimal, event.flag):
         for name in FIELDS:
@@ -364,7 +367,11 @@ def ledger_targets() -> list[Target]:
         Target("note", lambda data: open_note(data, KEYS), errors, (note,), "text"),
         Target("checkpoint", _checkpoint, (*errors, LedgerError), (text,), "text"),
         Target(
-            "log-record", lambda data: _record(data, checkpoint), (LedgerError,), (record,), "text"
+            "log-record",
+            lambda data: _record(data, record.proof, checkpoint),
+            (LedgerError,),
+            (record.events,),
+            "text",
         ),
         Target("log-event", _event, (LedgerError,), (first,), "json"),
         Target("stored-event", _stored("000000000001", EVENTS), (LedgerError,), (second,), "json"),
@@ -433,7 +440,8 @@ def evidence_targets() -> list[Target]:
     roster = _roster()
     leader = NAMES[1]
     members = {"job.json": b"{}", layout.ROSTER: roster.canonical, layout.aggregate(1): bytes(40)}
-    head = Head("demo", RUN, "complete", RUN, ("time",), {layout.ROSTER: RUN, layout.JOB: RUN})
+    files = {layout.ROSTER: RUN, layout.JOB: RUN}
+    head = Head("demo", RUN, "complete", RUN, RUN, ("time",), files)
     manifest = head.canonical()
     keys = {leader: IDENTITIES[leader].public_key}
     return [
@@ -441,9 +449,9 @@ def evidence_targets() -> list[Target]:
         Target("bundle-head", Head.from_canonical, (DecodeError,), (manifest,), "json"),
         Target(
             "bundle-signature",
-            lambda data: check_signature(data, manifest, "demo", keys),
+            lambda data: check_signatures(data, manifest, "demo", keys),
             (DecodeError, SignatureError),
-            (sign_head(manifest, "demo", leader, IDENTITIES[leader]),),
+            (note_of(manifest, [sign_line(manifest, "demo", leader, IDENTITIES[leader])]),),
             "text",
         ),
         Target("roster", Roster.from_canonical, (DecodeError,), (roster.canonical,), "json"),
@@ -558,11 +566,16 @@ def _seal_to(sealing: Any, public_key: bytes) -> None:
 @functools.cache
 def all_targets() -> dict[str, Target]:
     """Every target by name."""
+    from statement_targets import statement_targets
+    from witness_targets import witness_targets
+
     found = [
         *message_targets(),
         *record_targets(),
         *ledger_targets(),
+        *witness_targets(),
         *evidence_targets(),
+        *statement_targets(),
         *budget_targets(),
         *sealing_targets(),
     ]

@@ -36,7 +36,7 @@ def every_claim_is_reported(run: SyntheticRun, data: bytes) -> None:
 
 def change_a_member(run: SyntheticRun, pick: Pick) -> None:
     """The leader changes one member and signs the manifest again."""
-    members = run.writer.members
+    members = run.evidence()
     name = sorted(members)[pick(len(members))]
     data = members[name]
     for _ in range(1 + pick(3)):
@@ -60,7 +60,7 @@ def log_anything(generator: random.Random) -> None:
 
     try:
         run = SyntheticRun(edit=edit).begin().round(1).close().record()
-        data = sealed(run, run.writer.members)
+        data = sealed(run, run.evidence())
     except (LocalProtocolError, ValueError, KeyError):
         return  # a log takes no such event
     every_claim_is_reported(run, data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -106,3 +107,30 @@ def test_what_an_infinite_epsilon_means_is_said(screen, tmp_path, last):
     assert ("inf: with aggregation.min_helpers" in shown) == math.isinf(last)
     for fact in ("Neighbours: one record", "Promised against: the leader", "dp-accounting"):
         assert fact in shown
+
+
+def test_the_verdict_names_the_claims_that_decide_it(screen, tmp_path):
+    whole = report()
+    failed = tuple(
+        replace(claim, status=Status.FAIL) if claim.id == "cohort" else claim
+        for claim in whole.claims
+    )
+    show.show_report(replace(whole, claims=failed), tmp_path)
+    assert "a claim failed: cohort\n" in screen.getvalue()
+    unproven = tuple(
+        replace(claim, status=Status.NOT_PROVEN) if claim.id in {"epsilon", "witness"} else claim
+        for claim in whole.claims
+    )
+    required = whole.required - {"epsilon"}
+    show.show_report(replace(whole, claims=unproven, required=required), tmp_path)
+    assert "a required claim is NOT PROVEN: witness\n" in screen.getvalue()
+
+
+def test_an_unreadable_bundle_is_called_that(screen, tmp_path):
+    broken = replace(report(), run="", federation="", status="")
+    claims = (replace(broken.claims[0], status=Status.FAIL), *broken.claims[1:])
+    show.show_report(replace(broken, claims=claims), tmp_path)
+    printed = screen.getvalue()
+    assert "not a readable evidence bundle" in printed
+    assert "run  of" not in printed
+    assert "get the bundle again" in printed

@@ -97,6 +97,10 @@ class KeyFolder:
             )
         return key
 
+    def holds(self, purpose: str, period: str) -> bool:
+        """Whether there is such a key."""
+        return self._path(purpose, period).exists()
+
     def names(self) -> tuple[str, ...]:
         """File names of the keys that exist, sorted."""
         return tuple(sorted(path.name for path in self._folder.glob("*.key")))
