@@ -85,5 +85,5 @@ def test_json_stays_json_beside_the_page(run, tmp_path, capsys):
 def test_a_page_into_nowhere_is_a_typed_error(run, capsys):
     where = Path("no", "such", "folder", "page.html")
     code, _, err = tacit(capsys, "verify", run / "bundle.zip", "--html", where)
-    assert code == 1
+    assert code == 64
     assert "cannot write" in err

@@ -298,6 +298,10 @@ class InMemoryPath:
     def __init__(self, data: bytes) -> None:
         self._data = data
 
+    def is_fifo(self) -> bool:
+        """Never."""
+        return False
+
     def open(self, mode: str) -> io.BytesIO:
         """A handle for reading."""
         return io.BytesIO(self._data)
