@@ -999,8 +999,9 @@ def read_log(
 ) -> PartyLog:
     """Reads a party's record under its checkpoint, in one pass over the leaves.
 
-    Every event names the run's event before it (``previous``), the first names none: so none is missing
-    among the hashes of other runs' events, whose content stays with the party.
+    Every event names the run's event before it (``previous``) and the party's own that came between
+    (``own``), the first names none: so none is missing among the hashes of other runs' events, whose content
+    stays with the party.
 
     Args:
         run: Run id in hexadecimal.
@@ -1021,7 +1022,7 @@ def read_log(
     for index in range(start, checkpoint.size):
         if event is not None and line is not None and event.index == index:
             need(index not in leaves, f"event {index} stands there twice")
-            _take(event, run, events, own)
+            _take(event, run, events, own, start)
             leaf = leaf_hash(line)
             line = next(lines, None)
             event = _read_event(line) if line is not None else None
@@ -1041,15 +1042,24 @@ def read_log(
 _ROOT = "the events do not lead to the signed checkpoint"
 
 
-def _take(event: Event, run: str, events: list[Event], own: list[Event]) -> None:
-    """Puts an event to those of the run, or to the party's own."""
+def _take(event: Event, run: str, events: list[Event], own: list[Event], start: int) -> None:
+    """Puts an event to those of the run, or to the party's own, if it names all that came before."""
+    links = {name: event.fields[name] for name in ("previous", "own") if name in event.fields}
+    need(all(type(place) is int for place in links.values()), "a bad event")
+    last_own = own[-1].index if own else -1
     if "run" not in event.fields:
+        earlier = links.pop("previous", None)
+        found = earlier == last_own if own else earlier is None or 0 <= earlier < start
+        need(found and not links, f"an event is missing before {event.index}")
         own.append(event)
         return
     need(event.fields["run"] == run, f"event {event.index} belongs to another run")
-    previous = events[-1].index if events else None
-    need(event.fields.get("previous") == previous, f"an event is missing before {event.index}")
-    need(type(event.fields.get("previous")) in (int, type(None)), "a bad event")
+    if events:
+        last = events[-1].index
+        named = {"previous": last} | ({"own": last_own} if last_own > last else {})
+    else:
+        named = {}
+    need(links == named, f"an event is missing before {event.index}")
     events.append(event)
 
 

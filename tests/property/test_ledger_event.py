@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tacit.errors import LocalProtocolError
-from tacit.ledger.event import MAX_INTEGER, encode_event, run_of
+from tacit.ledger.event import LINKS, MAX_INTEGER, encode_event, run_of
 from tacit.types import Milliseconds
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -33,21 +33,24 @@ runs = st.one_of(st.none(), texts)
 
 
 def event_of(fields: dict[str, Any], run: str | None) -> dict[str, Any]:
-    own = {"seq", "time", "previous", "run"}
+    own = {"seq", "time", "previous", "own", "run"}
     event = {name: value for name, value in fields.items() if name not in own}
     return {**event, "type": "test", **({} if run is None else {"run": run})}
 
 
-@given(fields, runs, st.integers(0, 2**40), st.one_of(st.none(), st.integers(0, 2**40)))
+@given(
+    fields,
+    runs,
+    st.integers(0, 2**40),
+    st.dictionaries(st.sampled_from(LINKS), st.integers(0, 2**40)),
+)
 @settings(deadline=None)
 def test_events_are_written_as_rfc_8785_says(
-    fields: dict[str, Any], run: str | None, index: int, previous: int | None
+    fields: dict[str, Any], run: str | None, index: int, links: dict[str, int]
 ) -> None:
     event = event_of(fields, run)
-    data = encode_event(event, index, Milliseconds(5), previous)
-    whole = {**event, "seq": index, "time": 5}
-    if previous is not None:
-        whole["previous"] = previous
+    data = encode_event(event, index, Milliseconds(5), links)
+    whole = {**event, "seq": index, "time": 5, **links}
     assert data == rfc8785.dumps(whole)
     assert json.loads(data) == whole
 
@@ -61,17 +64,17 @@ def test_events_are_written_as_rfc_8785_says(
 def test_the_run_of_an_event_is_found_whatever_its_text_looks_like(
     fields: dict[str, Any], run: str | None
 ) -> None:
-    data = encode_event(event_of(fields, run), 0, Milliseconds(1), None)
+    data = encode_event(event_of(fields, run), 0, Milliseconds(1), {})
     assert run_of(data) == run
 
 
 @given(st.dictionaries(names, st.one_of(st.floats(), st.none(), st.binary()), min_size=1))
 def test_what_rfc_8785_writes_otherwise_or_not_at_all_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(LocalProtocolError):
-        encode_event({"type": "test", **fields}, 0, Milliseconds(1), None)
+        encode_event({"type": "test", **fields}, 0, Milliseconds(1), {})
 
 
 @given(st.text(min_size=1).filter(lambda name: not name.isascii()))
 def test_other_names_are_refused_because_they_sort_otherwise(name: str) -> None:
     with pytest.raises(LocalProtocolError):
-        encode_event({"type": "test", name: 1}, 0, Milliseconds(1), None)
+        encode_event({"type": "test", name: 1}, 0, Milliseconds(1), {})

@@ -66,11 +66,11 @@ def test_any_dropped_or_changed_event_is_refused() -> None:
         refused(LogRecord(forged, data.proof), checkpoint)
 
 
-@pytest.mark.parametrize("index", [0, 1, 3, 4])
+@pytest.mark.parametrize("index", range(6))
 def test_an_event_hidden_among_those_of_other_runs_is_missed(index: int) -> None:
-    """All hashes are right; only the chain of the run's events, or its end, tells."""
+    """All hashes are right; only the chain of the shown events, or its end, tells. One is the party's own."""
     data, checkpoint = record()
-    lines = [line for line in data.events.splitlines() if b'"run"' in line]
+    lines = data.events.splitlines()
     proof = json.loads(data.proof)
     hidden = json.loads(lines[index])["seq"]
     proof["leaves"][str(hidden)] = leaf_hash(lines[index]).hex()

@@ -10,6 +10,7 @@ from typing import Any
 
 from tacit.errors import DecodeError, LedgerError
 from tacit.evidence.head import HEX_DIGEST
+from tacit.ledger.event import LINKS
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.record import LogRecord, OpenedRecord, open_record
 from tacit.types import Digest
@@ -207,8 +208,8 @@ def read_log(
     Raises:
         LedgerError: It is not so.
 
-    Guarantee: Against a leader that collects the logs: no event of the run up to the last shown was
-    changed, added, dropped or reordered since its party signed
+    Guarantee: Against a leader that collects the logs: no event of the run, and none of the party's own
+    before it, was changed, added, dropped or reordered up to the run's last shown, since its party signed
     (tests/unit/test_evidence_records.py::test_any_dropped_or_changed_event_is_refused).
     """
     opened = open_record(record, checkpoint, sizes)
@@ -218,19 +219,38 @@ def read_log(
         event = _read_leaf(party, index, leaf)
         if type(event.fields.get("seq")) is not int or event.fields["seq"] != index:
             raise _bad(party, f"event {index} stands in another place than it says")
-        if "run" not in event.fields:
-            own.append(event)
-            continue
-        expected = events[-1].index if events else None
-        if event.fields["run"] != run:
+        if event.fields.get("run", run) != run:
             raise _bad(party, f"event {index} belongs to another run")
-        previous = event.fields.get("previous")
-        if previous != expected or type(previous) not in (int, type(None)):
+        mine = "run" in event.fields
+        if not _follows(event, (events, own), opened.start):
             raise _bad(party, f"an event is missing before event {index}")
-        events.append(event)
+        (events if mine else own).append(event)
     if not events or events[0].index != opened.start:
         raise _bad(party, "there are no events, or the record does not begin with the run's first")
     return PartyLog(party, events, own, opened)
+
+
+def _follows(event: Event, shown: tuple[list[Event], list[Event]], start: int) -> bool:
+    """Whether an event names those shown before it, so that none is missing.
+
+    In a run ``previous`` is the run's event before, and ``own`` the party's own last one if it came
+    after that; the first of the run has neither. The party's own name the one before of these; the first
+    that is shown may name one from before the run.
+    """
+    events, own = shown
+    links = {name: event.fields[name] for name in LINKS if name in event.fields}
+    if any(type(index) is not int for index in links.values()):
+        return False
+    expected: dict[str, int] = {}
+    if "run" not in event.fields:
+        if not own:
+            return not links or (links.keys() == {"previous"} and 0 <= links["previous"] < start)
+        expected["previous"] = own[-1].index
+    elif events:
+        expected["previous"] = events[-1].index
+        if own and own[-1].index > events[-1].index:
+            expected["own"] = own[-1].index
+    return links == expected
 
 
 def _read_leaf(party: str, index: int, leaf: bytes) -> Event:

@@ -15,13 +15,16 @@ from typing import Any
 from tacit.errors import LocalProtocolError
 from tacit.types import Milliseconds
 
-__all__ = ["Event", "canonical", "encode_event", "run_of"]
+__all__ = ["LINKS", "Event", "canonical", "encode_event", "run_of"]
 
 EVENT_LIMIT = 2 * 1024 * 1024
 MAX_INTEGER = 2**53 - 1
 MAX_NESTING = 8
 RUN = re.compile(rb'[{,]"run":"([^"\\]*)"')
-OWN_FIELDS = frozenset({"seq", "time", "previous"})
+LINKS = ("previous", "own")
+"""Fields by which an event names events before it."""
+
+OWN_FIELDS = frozenset({"seq", "time", *LINKS})
 
 Event = Mapping[str, object]
 
@@ -33,25 +36,23 @@ def canonical(value: Mapping[str, Any]) -> bytes:
     return _encode(value).encode()
 
 
-def encode_event(event: Event, index: int, now: Milliseconds, previous: int | None) -> bytes:
+def encode_event(event: Event, index: int, now: Milliseconds, links: Mapping[str, int]) -> bytes:
     """The canonical bytes of an event, which are its leaf.
 
     Args:
         event: Its ``type`` and fields, see ``Log.append``.
         index: Its place in the log, recorded as ``seq``.
         now: Recorded as ``time``.
-        previous: Index of the event before it in its run, recorded as ``previous`` if there is one.
+        links: Which events before it it names, under names of ``LINKS``.
 
     Raises:
         LocalProtocolError: Something stands in it that may not.
     """
     if not isinstance(event.get("type"), str) or not OWN_FIELDS.isdisjoint(event):
-        raise _refused("an event has a type and no seq, time or previous of its own")
+        raise _refused("an event has a type, and no field that the log adds itself")
     if not isinstance(event.get("run", ""), str):
         raise _refused("the run of an event is not text")
-    whole = {**event, "seq": index, "time": int(now)}
-    if previous is not None:
-        whole["previous"] = previous
+    whole = {**event, "seq": index, "time": int(now), **links}
     _check(whole, 0)
     try:
         data = canonical(whole)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from urllib.parse import quote
 
 from tacit.errors import LedgerError, TacitError
-from tacit.ledger.event import Event, canonical, encode_event, run_of
+from tacit.ledger.event import LINKS, Event, canonical, encode_event, run_of
 from tacit.ledger.merkle import EMPTY_ROOT, Head, Tree, leaf_hash
 from tacit.ledger.note import open_checkpoint, sign_checkpoint
 from tacit.ledger.record import LogRecord, write_record
@@ -74,9 +74,9 @@ class Log:
             event: Its ``type`` and fields: text, integers below 2^53, booleans, lists and tables of
                 these; names are ASCII. No personal data and no floats; a decimal travels as text.
                 With a ``run`` it belongs to that run, without it to the party itself.
-            now: The time to record. The log adds it as ``time``, the index as ``seq`` and, after the
-                first event of a ``run``, the index of the run's event before it as ``previous``: an
-                auditor sees that none is missing even if runs interleave.
+            now: The time to record. The log adds it as ``time``, the index as ``seq``, and as
+                ``previous`` and ``own`` the indices of events before it, see ``_links``: an auditor
+                sees that none is missing even if runs interleave.
 
         Raises:
             LocalProtocolError: Not such an event, or no transaction is open.
@@ -84,9 +84,10 @@ class Log:
         """
         self._catch_up()
         index = len(self._tree)
-        run = event.get("run")
-        own = self._runs.get(run) if isinstance(run, str) else None
-        data = encode_event(event, index, now, own[-1] if own else None)
+        named = event.get("run")
+        run = named if isinstance(named, str) else None
+        last = {key: self._runs[key][-1] for key in (run, None) if self._runs.get(key)}
+        data = encode_event(event, index, now, _links(run, last))
         self._store.put(EVENTS, _key(index), data)
         self._tree.append(leaf_hash(data))
         self._note_run(index, run)
@@ -143,7 +144,7 @@ class Log:
         """Reads the whole log from its store again, and checks it against what was signed.
 
         Opening checks the same root; this also checks every event: that its bytes are canonical, and
-        that it names its index and the event before it in its run.
+        that it names its index and the events before it.
 
         Returns:
             The head to which the stored events lead.
@@ -152,7 +153,7 @@ class Log:
             LedgerError: The store was tampered with.
         """
         size, root = _parse_head(self._store.get(STATE, HEAD), self._origin)
-        tree, last = Tree(), dict[str, int]()
+        tree, last = Tree(), dict[str | None, int]()
         for index, data in enumerate(self._read_range(0, size)):
             if not _is_event(index, data, last):
                 raise _damaged(f"event {index} of log {self._origin} is not as the log writes it")
@@ -254,17 +255,34 @@ def _damaged(message: str) -> LedgerError:
     )
 
 
-def _is_event(index: int, data: bytes, last: dict[str, int]) -> bool:
-    """Whether the log wrote an event; ``last`` is each run's last index so far."""
+def _links(run: str | None, last: Mapping[str | None, int]) -> dict[str, int]:
+    """What a new event says of those before it, so that none can be left out of a run's record.
+
+    ``previous`` is the last event of its run, or for one of the party's own the last of these; ``own``,
+    in a run, the last of the party's own if it came after ``previous``. The first of a run has neither.
+
+    Args:
+        run: The new event's run; None if it is the party's own.
+        last: Index of the last event of the run, and under None of the party's own.
+    """
+    if run not in last:
+        return {}
+    links = {"previous": last[run]}
+    if last.get(None, -1) > last[run]:
+        links["own"] = last[None]
+    return links
+
+
+def _is_event(index: int, data: bytes, last: dict[str | None, int]) -> bool:
+    """Whether the log wrote an event; ``last`` is each run's last index so far, and the party's own."""
     try:
         fields = json.loads(data)
-        run, previous = fields.get("run"), fields.get("previous")
-        if canonical(fields) != data or fields["seq"] != index or previous != last.get(run):
+        run, links = fields.get("run"), {key: fields[key] for key in LINKS if key in fields}
+        if canonical(fields) != data or fields["seq"] != index or links != _links(run, last):
             return False
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return False
-    if run is not None:
-        last[run] = index
+    last[run] = index
     return True
 
 

@@ -92,8 +92,8 @@ def open_record(
     """Opens what ``write_record`` wrote, under a checkpoint whose signature was verified.
 
     What the events say is not looked at: whoever reads them checks that each names its index
-    (``seq``), and the run's event before it (``previous``; the first names none), without which an
-    event of the run could hide among the hashes.
+    (``seq``), and those shown before it (``previous``, ``own``), without which an
+    event could hide among the hashes.
 
     Args:
         record: The record.

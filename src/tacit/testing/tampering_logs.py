@@ -182,6 +182,11 @@ def _(bundle: SyntheticBundle) -> Tampered:
     return _hidden(bundle, "budget.charged")
 
 
+@case("own-event-hidden-as-another-runs", "log-inclusion")
+def _(bundle: SyntheticBundle) -> Tampered:
+    return _hidden(bundle, "party.restarted")
+
+
 @case("last-event-hidden-as-another-runs", "log-inclusion")
 def _(bundle: SyntheticBundle) -> Tampered:
     return _hidden(bundle, "run.closed")
