@@ -10,7 +10,7 @@ random tables and looks for the cells of columns that are not kept; it needs ``h
 from __future__ import annotations
 
 from support import connector_canaries, connector_kernels, connector_paths, connector_policy
-from support.machine import Parts, describe, measure, options, report
+from support.machine import Parts, run
 
 
 def full() -> Parts:
@@ -47,10 +47,7 @@ def quick() -> Parts:
 
 def main() -> None:
     """Measures, prints a table, writes JSON."""
-    chosen = options(__doc__).parse_args()
-    machine = describe()
-    parts = quick() if chosen.quick else full()
-    report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)
+    run(__doc__, full, quick)
 
 
 if __name__ == "__main__":

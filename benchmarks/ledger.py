@@ -8,7 +8,7 @@ Wall time where a disk or a whole process takes part, CPU time of one core where
 from __future__ import annotations
 
 from support import bundle_time, event_log
-from support.machine import Parts, describe, measure, options, report
+from support.machine import Parts, run
 
 
 def full() -> Parts:
@@ -31,10 +31,7 @@ def quick() -> Parts:
 
 def main() -> None:
     """Measures, prints a table, writes JSON."""
-    chosen = options(__doc__).parse_args()
-    machine = describe()
-    parts = quick() if chosen.quick else full()
-    report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)
+    run(__doc__, full, quick)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ under it: ``privacy_utility.py``. Opacus gets an environment of its own, made th
 from __future__ import annotations
 
 from support import accounting, kernels, opacus
-from support.machine import Parts, describe, measure, options, report
+from support.machine import Parts, run
 
 VARIANCES = (10**4, 10**6, 10**8, 10**10, 10**12, 10**14)
 
@@ -34,10 +34,7 @@ def quick() -> Parts:
 
 def main() -> None:
     """Measures, prints a table, writes JSON."""
-    chosen = options(__doc__).parse_args()
-    machine = describe()
-    parts = quick() if chosen.quick else full()
-    report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)
+    run(__doc__, full, quick)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,20 @@ def measure(parts: Parts, only: Sequence[str] | None, *, judged: bool = True) ->
     return rows if judged else [{**entry, "met": None} for entry in rows]
 
 
+def run(description: str | None, full: Callable[[], Parts], quick: Callable[[], Parts]) -> None:
+    """A whole script: reads its options, measures, prints a table, writes JSON.
+
+    Args:
+        description: Docstring of the script.
+        full: Parts at the sizes for which the targets hold.
+        quick: Parts at sizes that show that everything runs.
+    """
+    chosen = options(description).parse_args()
+    machine = describe()
+    parts = quick() if chosen.quick else full()
+    report(measure(parts, chosen.only, judged=not chosen.quick), machine, chosen.json)
+
+
 def report(rows: list[Row], machine: dict[str, Any], path: Path | None) -> None:
     """Prints the table; writes JSON of the stable form ``{schema, machine, rows}``."""
     machine = {**machine, "load_at_end": load()}

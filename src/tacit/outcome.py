@@ -29,7 +29,7 @@ class Outcome:
         traffic: Bytes, by party.
         failure: Why it is not complete.
         own_models: Of sites with local layers: the whole model, in the site's own folder.
-        unwitnessed: By independent witness, why it did not cosign the final logs.
+        unwitnessed: By independent witness, or by party and log, why a final log was not cosigned.
     """
 
     run_id: str

@@ -45,8 +45,9 @@ from tacit.policy.schema import Schema
 from tacit.privacy.statement import make_statement
 from tacit.trust.roster import Roster
 from tacit.types import Digest, Milliseconds, PartyName
+from tacit.wire.codec import decode
 from tacit.wire.envelope import open_message
-from tacit.wire.messages import Manifest, Offer
+from tacit.wire.messages import Cosigned, Manifest, Offer
 
 __all__ = ["Federation", "Progress", "RunPlace", "Session"]
 
@@ -313,7 +314,7 @@ class Session:
         )
         self._write_own_models(outcome)
         writer = self._evidence()
-        outcome.unwitnessed = {name: e.message for name, e in self.witnesses.failures.items()}
+        outcome.unwitnessed = self._unwitnessed()
         signatures = self._signed(writer, engine, complete=complete)
         model = writer.members.get(layout.FINAL)
         if model is not None:
@@ -321,6 +322,17 @@ class Session:
         write_atomic(self.folder / "result.json", rfc8785.dumps(outcome.record()))
         writer.write(outcome.bundle, signatures)
         return outcome
+
+    def _unwitnessed(self) -> dict[str, str]:
+        """By independent witness or party, why it did not cosign a final log."""
+        found = {name: e.message for name, e in self.witnesses.failures.items()}
+        for raw in self.coordinator.transcript.matching("refused/"):
+            one = decode(Cosigned, raw, len(raw))
+            found[f"{one.witness}/{one.log}"] = (
+                f"{one.witness} does not cosign the log of {one.log}: {one.code}; it knows "
+                f"{one.size} events of it"
+            )
+        return found
 
     def _public_data(self) -> tuple[str, ...]:
         """The public data that the result rests on, by name."""

@@ -16,7 +16,7 @@ from tacit.evidence.report import Status
 from tacit.evidence.trust import Trust
 from tacit.evidence.verify import verify_bundle
 from tacit.session import Session
-from tacit.testing.federation import write_small_federation
+from tacit.testing.federation import SITES, write_small_federation
 from tacit.testing.witness import Running
 
 FILE = """\
@@ -71,6 +71,17 @@ def test_a_witness_that_is_away_costs_its_cosignature_only(
     assert list(made.outcome.unwitnessed) == ["archive"]
     report = made.verify()
     assert (report.claim("witness").status, report.exit_code) == (Status.NOT_PROVEN, 2)
+
+
+def test_a_run_says_which_party_did_not_cosign_what(federation: Path) -> None:
+    run(federation)
+    shutil.rmtree(federation / "coordinator" / "state")
+    again = run(federation)
+    assert again.complete
+    assert set(again.outcome.unwitnessed) == {f"{name}/coordinator" for name in SITES}
+    reason = again.outcome.unwitnessed["north/coordinator"]
+    assert reason.startswith("north does not cosign the log of coordinator: witness.")
+    assert again.verify().claim("witness").status is Status.FAIL
 
 
 @pytest.mark.parametrize("party", ["coordinator", "sites/north"])

@@ -164,7 +164,8 @@ def _summary(view: View | None) -> str:
             else "no differential privacy"
         )
         return clean(
-            f"{len(view.clients)} sites, purpose '{view.job.purpose}', {rounds} rounds with a sum, "
+            f"{len(view.clients)} sites, purpose '{view.job.purpose}', {rounds} "
+            f"{'round' if rounds == 1 else 'rounds'} with a sum, "
             f"aggregation {view.manifest.protocol}, {private}"
         )
     except (Missing, TacitError):
