@@ -11,7 +11,7 @@ from typing import Any
 
 from tacit.config import parse_table
 from tacit.errors import ConfigError
-from tacit.evidence.files import verify_files
+from tacit.evidence.files import verify
 from tacit.evidence.report import Report
 from tacit.learn.code import LoadedModel
 from tacit.outcome import Outcome
@@ -230,26 +230,6 @@ def resume(folder: StrPath, *, quiet: bool = False) -> Run:
         ConfigError: The job or code has changed since.
     """
     return execute(Session.reopen(Path(folder)), quiet=quiet)
-
-
-def verify(bundle: StrPath, trust: StrPath | None = None, *, html: StrPath | None = None) -> Report:
-    """Checks an evidence bundle offline; without a trust file authenticity is not proven.
-
-    Args:
-        bundle: The ``bundle.zip`` of a run.
-        trust: Whom you trust.
-        html: Where to write the result as a page for people, whatever it is (``tacit[report]``).
-
-    Raises:
-        ConfigError: The bundle or the trust file is missing, or the trust file is malformed, or a page
-            is asked for and its packages are not installed.
-        TransportError: The disk refuses the page.
-    """
-    return verify_files(
-        Path(bundle),
-        Path(trust) if trust is not None else None,
-        Path(html) if html is not None else None,
-    )
 
 
 def default_sites(folder: Path) -> list[Path]:

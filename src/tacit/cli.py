@@ -349,11 +349,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from tacit.evidence.files import verify_files  # noqa: PLC0415
+    from tacit.evidence.files import verify  # noqa: PLC0415
     from tacit.show import show_report  # noqa: PLC0415
 
     try:
-        report = verify_files(options.bundle, options.trust, options.html)
+        report = verify(options.bundle, options.trust, html=options.html)
     except TacitError as error:
         _report(error, as_json=options.json)
         return USAGE  # 1 would say that a claim failed; there is no verdict

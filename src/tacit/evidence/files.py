@@ -8,10 +8,12 @@ from tacit.evidence.report import Report
 from tacit.evidence.trust import Trust
 from tacit.evidence.verify import verify_bundle
 
-__all__ = ["verify_files"]
+__all__ = ["verify"]
 
 
-def verify_files(bundle: Path, trust: Path | None = None, html: Path | None = None) -> Report:
+def verify(
+    bundle: str | Path, trust: str | Path | None = None, *, html: str | Path | None = None
+) -> Report:
     """Checks an evidence bundle offline; without a trust file authenticity is not proven.
 
     Args:
@@ -24,9 +26,9 @@ def verify_files(bundle: Path, trust: Path | None = None, html: Path | None = No
             is asked for and its packages are not installed.
         TransportError: The disk refuses the page.
     """
-    trusted = Trust.load(trust) if trust is not None else None
+    trusted = Trust.load(Path(trust)) if trust is not None else None
     if html is None:
-        return verify_bundle(bundle, trusted)
+        return verify_bundle(Path(bundle), trusted)
     from tacit.evidence.render import write_page  # noqa: PLC0415 - packages that few need
 
-    return write_page(bundle, trusted, html)
+    return write_page(Path(bundle), trusted, Path(html))
