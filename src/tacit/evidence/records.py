@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from tacit.errors import DecodeError, LedgerError
 from tacit.evidence.head import HEX_DIGEST
+from tacit.ledger.event import MAX_INTEGER
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.record import LogRecord, OpenedRecord, open_record
 from tacit.types import Digest
@@ -90,29 +92,30 @@ class Event:
         return tuple(value)
 
     def number(self, name: str) -> int:
-        """A non-negative integer.
+        """A non-negative integer below 2^53.
 
         Raises:
             DecodeError: Anything else.
         """
         value = self.fields.get(name)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
             raise self._wrong(name)
         return value
 
     def decimal(self, name: str) -> Decimal:
-        """A finite, non-negative number, written as text.
+        """A finite, non-negative number, written as parties write it: the shortest text of a float.
 
         Raises:
-            DecodeError: Anything else.
+            DecodeError: Anything else: another spelling, or a number that is no float.
         """
+        text = self.text(name)
         try:
-            value = Decimal(self.text(name))
-        except InvalidOperation as error:
+            value = float(text)
+        except ValueError as error:
             raise self._wrong(name) from error
-        if not value.is_finite() or value < 0:
+        if not math.isfinite(value) or math.copysign(1.0, value) < 0.0 or repr(value) != text:
             raise self._wrong(name)
-        return value
+        return Decimal(text)
 
     def flag(self, name: str) -> bool:
         """A boolean.
