@@ -166,6 +166,18 @@ def test_a_decimal_is_what_parties_write(value: float) -> None:
     assert float(Event(0, "test", {"field": repr(value)}).decimal("field")) == value
 
 
+@pytest.mark.parametrize("number", [2**53 - 1, 2**53, -(2**53), 10**30])
+def test_an_integer_lies_below_2_to_the_53(number: int) -> None:
+    leaf = f'{{"n":{number},"run":"{RUN}","seq":0,"type":"a.b"}}'.encode()
+    record = LogRecord(leaf + b"\n", b'{"before":[],"leaves":{},"start":0}')
+    checkpoint = Checkpoint("demo/north", 1, leaf_hash(leaf))
+    if number == 2**53 - 1:
+        assert len(read_log("north", RUN, record, checkpoint).events) == 1
+        return
+    with pytest.raises(LedgerError):
+        read_log("north", RUN, record, checkpoint)
+
+
 @pytest.mark.parametrize("seq", ["false", "0"])
 def test_a_place_is_a_number(seq: str) -> None:
     leaf = f'{{"run":"{RUN}","seq":{seq},"type":"a.b"}}'.encode()

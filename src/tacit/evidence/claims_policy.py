@@ -6,6 +6,7 @@ import math
 
 from tacit.errors import TacitError
 from tacit.evidence import layout
+from tacit.evidence.claims_identity import manifest_signers
 from tacit.evidence.claims_privacy import each_client, first_index
 from tacit.evidence.records import Event, PartyLog
 from tacit.evidence.report import Claim, Findings
@@ -50,11 +51,18 @@ def policy(view: View) -> Claim:
         )
 
     each_client(view, findings, check)
-    for found in view.disclosures.values():
+    signed = manifest_signers(view)
+    for site, found in view.disclosures.items():
         if isinstance(found, TacitError):
             findings.fail(found.message)
         elif isinstance(found, Missing):
             findings.unproven(str(found))
+        elif site not in signed:
+            # Its acceptance does not name them: anyone who puts the bundle together could.
+            findings.unproven(
+                f"{site} did not sign the manifest: that its approvers are those in "
+                f"{layout.policy(site)} is not its word"
+            )
     return findings.conclude(
         f"the policies of all {len(view.clients)} clients allowed the run; {len(view.disclosures)} "
         "are disclosed, as their approvers signed them"
@@ -104,6 +112,14 @@ def receipts(view: View) -> Claim:
         if not issued or (sent is not None and issued[0].index > sent):
             findings.fail(f"{client} uploaded without a receipt")
             return
+        logged = {event.digest("upload") for event in log.of("upload.sent")}
+        for round_view in view.rounds:
+            upload = round_view.uploads.get(client)
+            findings.require(
+                upload is None or upload.digest in logged,
+                f"{client} did not log its upload of round {round_view.number}: nothing shows that the "
+                "receipt came first",
+            )
         event, accept = issued[0], view.accept(client).body
         event.digest("receipt")
         findings.require(

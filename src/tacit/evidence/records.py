@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,6 +27,18 @@ def _no_float(text: str) -> Any:
 
 
 DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+LONG = re.compile(rb"[0-9]{16}")
+"""In every leaf with an integer of 2^53 or more, and in few others."""
+
+
+def _short(text: str) -> int:
+    value = int(text)
+    if abs(value) > MAX_INTEGER:
+        raise ValueError("an event holds an integer of 2^53 or more")
+    return value
+
+
+SHORT = json.JSONDecoder(parse_int=_short)
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 # Equal to RFC 8785 for what a log accepts: no floats, integers below 2^53, text without surrogates.
 
@@ -241,6 +254,8 @@ def _read_leaf(party: str, index: int, leaf: bytes) -> Event:
     try:
         text = leaf.decode("utf-8")
         fields = DECODER.decode(text)
+        if LONG.search(leaf) is not None:
+            SHORT.decode(text)
         if type(fields) is not dict or CANONICAL.encode(fields) != text:
             raise ValueError("not canonical")
         kind = fields["type"]
