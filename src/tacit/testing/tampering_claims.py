@@ -22,11 +22,12 @@ Change = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
 def _relogged(bundle: SyntheticBundle, change: Change) -> Tampered:
     """The leader's log of the run written anew, whatever its own program would refuse."""
-    run, tree, last = bundle.run, Tree(), None
+    run, tree = bundle.run, Tree()
+    last: int | None = None
     leaves: list[tuple[int, bytes]] = []
     for line in bundle.members[layout.events(LEADER)].splitlines():
         for event in change(json.loads(line)):
-            place = {} if last is None else {"previous": last}
+            place: dict[str, Any] = {} if last is None else {"previous": last}
             rest = {name: event[name] for name in event.keys() - {"previous", "seq"}}
             last = len(leaves)
             text = json.dumps({**rest, **place, "seq": last}, sort_keys=True, separators=(",", ":"))
