@@ -130,3 +130,24 @@ def test_approvers_of_the_leaders_making_approve_nothing() -> None:
         assert report.claim("policy").status is Status.NOT_PROVEN, str(report)
         assert f"{EAST} did not sign the manifest" in report.claim("policy").reason
     assert verify_bundle(pack(run.members()), Trust.of(run.roster)).exit_code == 0
+
+
+def test_residency_counts_what_left_in_a_round_without_a_sum() -> None:
+    """The transcript shows nothing of such a round; the site's log does."""
+    run = SyntheticRun(min_cohort=3)
+    run.disclosures[EAST] = SiteDisclosure.of(EAST, SeededEntropy("approver"), ("elsewhere",))
+    run.begin().round(1, members=SITES[1:]).round(2, closed=False).round(3, members=SITES[1:])
+    run.close()
+    given_up = [layout.upload(2, site) for site in SITES]
+    members = {name: data for name, data in run.evidence().items() if name not in given_up}
+    report = verify_bundle(sealed(run, members), Trust.of(run.roster))
+    assert report.claim("residency").status is Status.FAIL, str(report)
+    assert f"{EAST} is in eu" in report.claim("residency").reason
+
+
+def test_a_client_that_sent_nothing_need_not_disclose_where_its_data_may_go() -> None:
+    run = SyntheticRun(min_cohort=3, secret=(EAST,)).begin()
+    for number in (1, 2, 3):
+        run.round(number, members=SITES[1:])
+    report = verify_bundle(sealed(run, run.close().evidence()), Trust.of(run.roster))
+    assert report.claim("residency").status is Status.PASS, str(report)

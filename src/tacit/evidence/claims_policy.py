@@ -146,7 +146,11 @@ def residency(view: View) -> Claim:
     """Site, leader and helpers are where each uploader's disclosed contract lets the data be used."""
     findings = Findings("residency")
     bound = 0
-    for client in view.uploaders:
+    # What left in a round that gave no sum is in no transcript, but in the site's log.
+    uploaders = [
+        client for client in view.clients if client in view.uploaders or _sent(view, client)
+    ]
+    for client in uploaders:
         try:
             disclosed = view.disclosure(client)
         except Missing as missing:
@@ -171,6 +175,12 @@ def residency(view: View) -> Claim:
     if not view.uploaders:
         findings.unproven("no upload is in the bundle")
     return findings.conclude(
-        f"the contracts of {len(view.uploaders)} clients are disclosed; {bound} of them limit regions, "
+        f"the contracts of {len(uploaders)} clients are disclosed; {bound} of them limit regions, "
         "and by the roster every site, the leader and every helper are within"
     )
+
+
+def _sent(view: View, client: PartyName) -> bool:
+    """Whether a client's log says that an upload left."""
+    log = view.logs[client]
+    return isinstance(log, PartyLog) and bool(log.of("upload.sent"))
