@@ -6,6 +6,8 @@ import builtins
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from tacit.evidence import Report, Status, Trust, verify_bundle
 from tacit.evidence import accountant as module
 from tacit.evidence.accountant import Accountant
 from tacit.evidence.renyi import renyi_epsilon
+from tacit.testing import bundles
 from tacit.testing.bundle_terms import synthetic_job, synthetic_plan
 from tacit.testing.bundles import SyntheticRun, sealed
 
@@ -35,6 +38,10 @@ def run_of(factor: float) -> SyntheticRun:
 
 def report(run: SyntheticRun) -> Report:
     return verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster))
+
+
+def failed(found: Report) -> set[str]:
+    return {claim.id for claim in found.claims if claim.status is Status.FAIL}
 
 
 @pytest.fixture
@@ -126,3 +133,30 @@ def test_a_process_that_fails_is_not_believed(monkeypatch, code) -> None:
     accountant = Accountant(PLAN, beside=True)
     assert accountant.charge() == PLAN.charge()
     accountant.close()
+
+
+@pytest.mark.parametrize("recorded", ["8.0", "1e+300"])
+@pytest.mark.parametrize("library", [True, False])
+def test_no_figure_is_enough_for_a_plan_of_infinite_epsilon(
+    monkeypatch, request, recorded, library
+) -> None:
+    plan = bundles.synthetic_plan
+    monkeypatch.setattr(
+        bundles, "synthetic_plan", lambda *of: replace(plan(*of), noise_multiplier=0.02)
+    )
+    monkeypatch.setattr(bundles, "math", SimpleNamespace(ceil=lambda _epsilon: 8000))
+
+    def edit(_party, event):
+        return {**event, "epsilon": recorded} if "epsilon" in event else event
+
+    run = SyntheticRun(edit=edit)
+    assert run.plan.charge() == math.inf
+    run.play()
+    monkeypatch.undo()
+    if not library:
+        request.getfixturevalue("without_library")
+    found = report(run)
+    assert found.claim("epsilon").status is not Status.PASS, str(found)
+    assert found.exit_code > 0
+    if library:
+        assert failed(found) == {"policy", "epsilon", "budget"}

@@ -16,6 +16,9 @@ from tacit.types import PartyName
 
 __all__ = ["policy", "receipts", "residency"]
 
+DIGITS = 40
+"""Of a figure in a reason; honest ones have fewer."""
+
 
 def policy(view: View) -> Claim:
     """Each client's policy allowed the run before anything left; a disclosed one is the approved one."""
@@ -96,8 +99,8 @@ def _check_price(view: View, client: PartyName, decided: Event, findings: Findin
         return
     findings.require(
         asked == expected,
-        f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
-        f"{expected}/1000",
+        f"the policy of {client} was asked about epsilon {asked[:DIGITS]}/1000, the plan costs "
+        f"{expected[:DIGITS]}/1000",
     )
 
 
