@@ -65,6 +65,23 @@ def test_an_upload_of_a_member_who_is_not_in_the_run_fails(number: int) -> None:
     assert report.exit_code == 1
 
 
+def test_an_upload_of_a_member_who_is_not_in_the_run_is_in_no_sum() -> None:
+    def edit(_party, event):
+        counted = event["type"] == "leader.cohort.fixed" and event["round"] == 2
+        return {**event, "uploads": [*event["uploads"], shown[-1]]} if counted else event
+
+    shown: list[str] = []
+    run = Crowded(edit=edit).begin().round(1)
+    run.intrude(2)
+    shown.append(digest(run.evidence()[layout.upload(2, GUEST)]).hex())
+    run.round(2).round(3).close()
+    claim = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster, quorum=3)).claim(
+        "cohort"
+    )
+    assert claim.status is Status.FAIL
+    assert "round 2 holds a stranger's upload" in claim.reason
+
+
 def test_a_sum_without_keys_says_nothing_of_held_out_losses(monkeypatch) -> None:
     """The noise in a loss follows from how many helpers were there."""
     run = SyntheticRun().play()

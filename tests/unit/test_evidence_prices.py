@@ -15,6 +15,7 @@ from tacit.evidence import Report, Status, Trust, verify_bundle
 from tacit.evidence import accountant as module
 from tacit.evidence.accountant import Accountant
 from tacit.evidence.renyi import renyi_epsilon
+from tacit.evidence.view import View
 from tacit.testing import bundles
 from tacit.testing.bundle_terms import synthetic_job, synthetic_plan
 from tacit.testing.bundles import SyntheticRun, sealed
@@ -100,6 +101,31 @@ def test_without_the_library_figures_that_contradict_each_other_still_fail(reque
     found = report(run)
     assert found.claim("budget").status is Status.FAIL
     assert found.claim("policy").status is Status.FAIL
+
+
+def test_without_the_library_a_price_that_nobody_reserved_is_not_proven(request) -> None:
+    run = SyntheticRun(
+        edit=lambda _, e: None if e["type"] == "client.budget.reserved" else e
+    ).play()
+    request.getfixturevalue("without_library")
+    claim = report(run).claim("policy")
+    assert claim.status is Status.NOT_PROVEN
+    assert "reserved nothing" in claim.reason
+
+
+@pytest.mark.parametrize("off", [-2e-7, 2e-7])
+def test_a_policy_asked_at_the_edge_of_rounding_is_not_proven(monkeypatch, off) -> None:
+    """Another version of the accountant gives a figure on the other side of a thousandth."""
+    asked = math.ceil(PLAN.charge() * 1000)
+    edge = (asked if off > 0 else asked - 1) / 1000 * (1 + off)
+    monkeypatch.setattr(View, "cost", lambda _view, _rounds=None: edge)
+    edit = {"epsilon_milli": str(asked)}
+    run = SyntheticRun(
+        edit=lambda _, e: {**e, **edit} if e["type"] == "client.policy.decided" else e
+    ).play()
+    claim = report(run).claim("policy")
+    assert claim.status is Status.NOT_PROVEN, claim.reason
+    assert "at the edge of rounding" in claim.reason
 
 
 def test_the_verifier_loads_neither_library_nor_what_reads_data() -> None:
