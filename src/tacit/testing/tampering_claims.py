@@ -9,6 +9,7 @@ from typing import Any
 import rfc8785
 
 from tacit.evidence import layout
+from tacit.evidence.records import CANONICAL
 from tacit.ledger.merkle import Tree, leaf_hash
 from tacit.ledger.note import add_signatures, sign_checkpoint
 from tacit.ledger.record import write_record
@@ -30,7 +31,7 @@ def _relogged(bundle: SyntheticBundle, change: Change) -> Tampered:
             place: dict[str, Any] = {} if last is None else {"previous": last}
             rest = {name: event[name] for name in event.keys() - {"previous", "seq"}}
             last = len(leaves)
-            text = json.dumps({**rest, **place, "seq": last}, sort_keys=True, separators=(",", ":"))
+            text = CANONICAL.encode({**rest, **place, "seq": last})
             leaves.append((last, text.encode()))
             tree.append(leaf_hash(leaves[-1][1]))
     record = write_record(tree, 0, leaves)
