@@ -6,6 +6,8 @@ import builtins
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,8 @@ from tacit.evidence import Report, Status, Trust, verify_bundle
 from tacit.evidence import accountant as module
 from tacit.evidence.accountant import Accountant
 from tacit.evidence.renyi import renyi_epsilon
+from tacit.evidence.view import View
+from tacit.testing import bundles
 from tacit.testing.bundle_terms import synthetic_job, synthetic_plan
 from tacit.testing.bundles import SyntheticRun, sealed
 
@@ -35,6 +39,10 @@ def run_of(factor: float) -> SyntheticRun:
 
 def report(run: SyntheticRun) -> Report:
     return verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster))
+
+
+def failed(found: Report) -> set[str]:
+    return {claim.id for claim in found.claims if claim.status is Status.FAIL}
 
 
 @pytest.fixture
@@ -95,6 +103,31 @@ def test_without_the_library_figures_that_contradict_each_other_still_fail(reque
     assert found.claim("policy").status is Status.FAIL
 
 
+def test_without_the_library_a_price_that_nobody_reserved_is_not_proven(request) -> None:
+    run = SyntheticRun(
+        edit=lambda _, e: None if e["type"] == "client.budget.reserved" else e
+    ).play()
+    request.getfixturevalue("without_library")
+    claim = report(run).claim("policy")
+    assert claim.status is Status.NOT_PROVEN
+    assert "reserved nothing" in claim.reason
+
+
+@pytest.mark.parametrize("off", [-2e-7, 2e-7])
+def test_a_policy_asked_at_the_edge_of_rounding_is_not_proven(monkeypatch, off) -> None:
+    """Another version of the accountant gives a figure on the other side of a thousandth."""
+    asked = math.ceil(PLAN.charge() * 1000)
+    edge = (asked if off > 0 else asked - 1) / 1000 * (1 + off)
+    monkeypatch.setattr(View, "cost", lambda _view, _rounds=None: edge)
+    edit = {"epsilon_milli": str(asked)}
+    run = SyntheticRun(
+        edit=lambda _, e: {**e, **edit} if e["type"] == "client.policy.decided" else e
+    ).play()
+    claim = report(run).claim("policy")
+    assert claim.status is Status.NOT_PROVEN, claim.reason
+    assert "at the edge of rounding" in claim.reason
+
+
 def test_the_verifier_loads_neither_library_nor_what_reads_data() -> None:
     """They take longer to load than everything else; an auditor need not have them."""
     heavy = ("dp_accounting", "pyarrow", "torch", "scipy", "cedarpy")
@@ -126,3 +159,30 @@ def test_a_process_that_fails_is_not_believed(monkeypatch, code) -> None:
     accountant = Accountant(PLAN, beside=True)
     assert accountant.charge() == PLAN.charge()
     accountant.close()
+
+
+@pytest.mark.parametrize("recorded", ["8.0", "1e+300"])
+@pytest.mark.parametrize("library", [True, False])
+def test_no_figure_is_enough_for_a_plan_of_infinite_epsilon(
+    monkeypatch, request, recorded, library
+) -> None:
+    plan = bundles.synthetic_plan
+    monkeypatch.setattr(
+        bundles, "synthetic_plan", lambda *of: replace(plan(*of), noise_multiplier=0.02)
+    )
+    monkeypatch.setattr(bundles, "math", SimpleNamespace(ceil=lambda _epsilon: 8000))
+
+    def edit(_party, event):
+        return {**event, "epsilon": recorded} if "epsilon" in event else event
+
+    run = SyntheticRun(edit=edit)
+    assert run.plan.charge() == math.inf
+    run.play()
+    monkeypatch.undo()
+    if not library:
+        request.getfixturevalue("without_library")
+    found = report(run)
+    assert found.claim("epsilon").status is not Status.PASS, str(found)
+    assert found.exit_code > 0
+    if library:
+        assert failed(found) == {"policy", "epsilon", "budget"}

@@ -141,6 +141,17 @@ def signed(leaf: bytes) -> None:
         ("decimal", "NaN"),
         ("decimal", "-1"),
         ("decimal", "x"),
+        ("decimal", "1e999"),
+        ("decimal", "inf"),
+        ("decimal", "-0.0"),
+        ("decimal", "1"),
+        ("decimal", "1.50"),
+        ("decimal", "1E3"),
+        ("decimal", "0.1" + "0" * 100_000 + "1"),
+        ("decimal", "9" * 100_000),
+        ("decimal", "\u0663.0"),
+        ("decimal", 1),
+        ("number", 2**53),
         ("flag", 1),
     ],
 )
@@ -148,6 +159,23 @@ def test_fields_are_typed(read: str, value: object) -> None:
     for fields in ({"field": value}, {}):
         with pytest.raises(DecodeError):
             getattr(Event(0, "test", fields), read)("field")
+
+
+@pytest.mark.parametrize("value", [0.0, 5e-324, 0.1, 7.999999999999999, 1e16, 1.7e308])
+def test_a_decimal_is_what_parties_write(value: float) -> None:
+    assert float(Event(0, "test", {"field": repr(value)}).decimal("field")) == value
+
+
+@pytest.mark.parametrize("number", [2**53 - 1, 2**53, -(2**53), 10**30])
+def test_an_integer_lies_below_2_to_the_53(number: int) -> None:
+    leaf = f'{{"n":{number},"run":"{RUN}","seq":0,"type":"a.b"}}'.encode()
+    record = LogRecord(leaf + b"\n", b'{"before":[],"leaves":{},"start":0}')
+    checkpoint = Checkpoint("demo/north", 1, leaf_hash(leaf))
+    if number == 2**53 - 1:
+        assert len(read_log("north", RUN, record, checkpoint).events) == 1
+        return
+    with pytest.raises(LedgerError):
+        read_log("north", RUN, record, checkpoint)
 
 
 @pytest.mark.parametrize("seq", ["false", "0"])

@@ -101,7 +101,12 @@ def test_reports_of_others_pass_when_they_are_about_the_run(run, members) -> Non
     report = Statement("attack-report", (("transcript", transcript),), {"attacks": []})
     added = {layout.statement("attack-report"): sign_statement(report, keys)}
     data = sealed(run, {**members, **added})
-    assert verify_bundle(data, Trust.of(run.roster)).exit_code == 0
+    verified = verify_bundle(data, Trust.of(run.roster))
+    assert verified.exit_code == 0
+    signers = ", ".join(sorted(name for name, _ in keys))
+    assert f"attack-report is the word of {signers} alone" in verified.claim("statements").reason
+    plain = verify_bundle(sealed(run, members), Trust.of(run.roster))
+    assert "not judged" not in plain.claim("statements").reason
 
 
 def test_any_changed_byte_of_an_envelope_is_refused(run) -> None:

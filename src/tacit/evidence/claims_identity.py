@@ -17,7 +17,7 @@ from tacit.types import PartyName
 from tacit.wire.codec import encode
 from tacit.wire.envelope import digest
 
-__all__ = ["authenticity", "integrity", "log_inclusion", "same_job"]
+__all__ = ["authenticity", "integrity", "log_inclusion", "manifest_signers", "same_job"]
 
 
 def authenticity(view: View, trust: Trust | None) -> Claim:
@@ -48,20 +48,31 @@ def authenticity(view: View, trust: Trust | None) -> Claim:
 def _check_manifest_signature(view: View, findings: Findings) -> None:
     """Whoever signed has seen what is in the bundle; the leader alone could leave things out."""
     try:
-        parties = {party: view.key(party) for party in view.parties}
-        signed = check_signatures(
-            view.members.get(layout.SIGNATURE, b""),
-            view.members[layout.MANIFEST],
-            view.head.federation,
-            parties,
-        )
+        signed = _signers(view)
         findings.require(view.leader in signed, f"{view.leader}, who led the run, did not sign it")
-        for party in sorted(parties.keys() - signed):
+        for party in sorted(set(view.parties) - signed):
             findings.unproven(f"{party} took part and did not sign the manifest")
     except TacitError as error:
         findings.fail(f"{layout.SIGNATURE}: {error.message}")
     except Missing as missing:
         findings.unproven(str(missing))
+
+
+def _signers(view: View) -> frozenset[PartyName]:
+    return check_signatures(
+        view.members.get(layout.SIGNATURE, b""),
+        view.members[layout.MANIFEST],
+        view.head.federation,
+        {party: view.key(party) for party in view.parties},
+    )
+
+
+def manifest_signers(view: View) -> frozenset[PartyName]:
+    """The parties that signed the manifest; none if a signature under it is wrong."""
+    try:
+        return _signers(view)
+    except TacitError:
+        return frozenset()
 
 
 def _check_checkpoint(view: View, party: PartyName, findings: Findings) -> None:

@@ -6,6 +6,7 @@ import math
 
 from tacit.errors import TacitError
 from tacit.evidence import layout
+from tacit.evidence.claims_identity import manifest_signers
 from tacit.evidence.claims_privacy import each_client, first_index
 from tacit.evidence.records import Event, PartyLog
 from tacit.evidence.report import Claim, Findings
@@ -14,6 +15,9 @@ from tacit.policy.request import UNBOUNDED_EPSILON
 from tacit.types import PartyName
 
 __all__ = ["policy", "receipts", "residency"]
+
+DIGITS = 40
+"""Of a figure in a reason; honest ones have fewer."""
 
 
 def policy(view: View) -> Claim:
@@ -50,11 +54,18 @@ def policy(view: View) -> Claim:
         )
 
     each_client(view, findings, check)
-    for found in view.disclosures.values():
+    signed = manifest_signers(view)
+    for site, found in view.disclosures.items():
         if isinstance(found, TacitError):
             findings.fail(found.message)
         elif isinstance(found, Missing):
             findings.unproven(str(found))
+        elif site not in signed:
+            # Its acceptance does not name them: anyone who puts the bundle together could.
+            findings.unproven(
+                f"{site} did not sign the manifest: that its approvers are those in "
+                f"{layout.policy(site)} is not its word"
+            )
     return findings.conclude(
         f"the policies of all {len(view.clients)} clients allowed the run; {len(view.disclosures)} "
         "are disclosed, as their approvers signed them"
@@ -88,8 +99,8 @@ def _check_price(view: View, client: PartyName, decided: Event, findings: Findin
         return
     findings.require(
         asked == expected,
-        f"the policy of {client} was asked about epsilon {asked}/1000, the plan costs "
-        f"{expected}/1000",
+        f"the policy of {client} was asked about epsilon {asked[:DIGITS]}/1000, the plan costs "
+        f"{expected[:DIGITS]}/1000",
     )
 
 
@@ -104,6 +115,14 @@ def receipts(view: View) -> Claim:
         if not issued or (sent is not None and issued[0].index > sent):
             findings.fail(f"{client} uploaded without a receipt")
             return
+        logged = {event.digest("upload") for event in log.of("upload.sent")}
+        for round_view in view.rounds:
+            upload = round_view.uploads.get(client)
+            findings.require(
+                upload is None or upload.digest in logged,
+                f"{client} did not log its upload of round {round_view.number}: nothing shows that the "
+                "receipt came first",
+            )
         event, accept = issued[0], view.accept(client).body
         event.digest("receipt")
         findings.require(
@@ -130,7 +149,11 @@ def residency(view: View) -> Claim:
     """Site, leader and helpers are where each uploader's disclosed contract lets the data be used."""
     findings = Findings("residency")
     bound = 0
-    for client in view.uploaders:
+    # What left in a round that gave no sum is in no transcript, but in the site's log.
+    uploaders = [
+        client for client in view.clients if client in view.uploaders or _sent(view, client)
+    ]
+    for client in uploaders:
         try:
             disclosed = view.disclosure(client)
         except Missing as missing:
@@ -155,6 +178,12 @@ def residency(view: View) -> Claim:
     if not view.uploaders:
         findings.unproven("no upload is in the bundle")
     return findings.conclude(
-        f"the contracts of {len(view.uploaders)} clients are disclosed; {bound} of them limit regions, "
+        f"the contracts of {len(uploaders)} clients are disclosed; {bound} of them limit regions, "
         "and by the roster every site, the leader and every helper are within"
     )
+
+
+def _sent(view: View, client: PartyName) -> bool:
+    """Whether a client's log says that an upload left."""
+    log = view.logs[client]
+    return isinstance(log, PartyLog) and bool(log.of("upload.sent"))

@@ -268,6 +268,10 @@ def _held_out_loss(
     if not view.job.evaluation.patience:
         return math.nan
     helpers = len(view.present(round_view))
+    if not view.plan.min_helpers <= helpers <= view.plan.helpers:
+        raise Missing(
+            f"keys of round {round_view.number} are not there, or too few helpers had one"
+        )
     found = view.terms.coordinates.metrics(total, view.plan, state, helpers)
     return found.get("held_out_loss", math.nan)
 

@@ -28,13 +28,12 @@ def statements(view: View) -> Claim:
             findings.unproven(f"{member}: {missing}")
         except TacitError as error:
             findings.fail(f"{member}: {error.message}")
-    for name in layout.REPORTED:
-        _check_reported(view, name, findings)
+    reported = "".join(_check_reported(view, name, findings) for name in layout.REPORTED)
     _check_sbom(view, findings)
     return findings.conclude(
         lambda: (
             f"{', '.join(expected)}: signed by {view.leader}, and each says what the rest of the bundle "
-            "says"
+            f"says{reported}"
         )
     )
 
@@ -52,21 +51,27 @@ def _check_derived(view: View, name: str, expected: bool, findings: Findings) ->
         )
 
 
-def _check_reported(view: View, name: str, findings: Findings) -> None:
-    """A report is signed by parties of the roster, and about this run; what it says is not judged."""
+def _check_reported(view: View, name: str, findings: Findings) -> str:
+    """A report is signed by parties of the roster, and about this run; what it says is not judged.
+
+    Returns:
+        What a reader of the claim must know of it; nothing if it is not there.
+    """
     member = layout.statement(name)
     data = view.members.get(member)
     if data is None:
-        return
+        return ""
     try:
         envelope: Envelope = open_envelope(data)
-        envelope.check({view.origin(m.name): m.key for m in view.roster.members})
+        signed = envelope.check({view.origin(m.name): m.key for m in view.roster.members})
         subjects = envelope.statement(name).subjects
         findings.require(
             ("transcript", view.head.transcript) in subjects, f"{member} is about another run"
         )
     except TacitError as error:
         findings.fail(f"{member}: {error.message}")
+        return ""
+    return f"; {name} is the word of {', '.join(sorted(signed))} alone, what it says is not judged"
 
 
 def _check_sbom(view: View, findings: Findings) -> None:

@@ -106,7 +106,9 @@ def _read(data: bytes, site: str) -> Any:
             and len(set(record["approvers"].values())) == len(record["approvers"])
             and all(HEX_KEY.fullmatch(key) for key in record["approvers"].values())
             and all(HEX_SIGNATURE.fullmatch(value) for value in lock["signatures"].values())
-            and (regions is None or all(isinstance(region, str) for region in regions))
+            and isinstance(record["contract"].get("name"), str)
+            and (regions is None or type(regions) is list)
+            and all(isinstance(region, str) for region in regions or ())
             and all(isinstance(rules, list) for rules in record["policies"].values())
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -149,8 +149,10 @@ def open_envelope(data: bytes) -> Envelope:
                 for item in record["signatures"]
             ),
         )
-        identical = envelope.canonical() == data and (
-            1 <= len(envelope.signatures) <= MAX_SIGNATURES
+        identical = (
+            envelope.canonical() == data
+            and 1 <= len(envelope.signatures) <= MAX_SIGNATURES
+            and all(isinstance(keyid, str) for keyid, _ in envelope.signatures)
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, binascii.Error):
         identical = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,13 +123,12 @@ def participation(view: View) -> Participation:
     """
     shown = {round_view.number: round_view for round_view in view.rounds}
     aborted: set[int] = set()
-    try:
+    # Which rounds were aborted is not known without the log; the page says that it is missing.
+    with contextlib.suppress(Missing):
         for event in view.log(view.leader).of("round.aborted"):
             number = event.fields.get("round")
             if type(number) is int and 0 < number <= MAX_EPSILON:
                 aborted.add(number)
-    except Missing:
-        pass  # Which rounds were aborted is then not known; the page says that this log is missing.
     rounds = sorted({*shown, *aborted})
     if not rounds:
         raise Missing("the bundle shows no round")

@@ -50,9 +50,14 @@ class Price:
             return
         exact = self.view.cost(rounds)
         if exact is None:
+            less = (
+                f"less than the {bound:.6g} of the"
+                if math.isfinite(bound)
+                else "for which there is no"
+            )
             findings.unproven(
-                f"{who} epsilon {recorded}, less than the {bound:.6g} of the Renyi bound, and the exact "
-                "accountant (dp_accounting) is not installed here"
+                f"{who} epsilon {recorded}, {less} Renyi bound, and the exact accountant "
+                "(dp_accounting) is not installed here"
             )
             return
         needed = Decimal(repr(exact))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from tacit.errors import DecodeError, LedgerError
 from tacit.evidence.head import HEX_DIGEST
-from tacit.ledger.event import LINKS
+from tacit.ledger.event import LINKS, MAX_INTEGER
 from tacit.ledger.note import Checkpoint
 from tacit.ledger.record import LogRecord, OpenedRecord, open_record
 from tacit.types import Digest
@@ -25,6 +27,18 @@ def _no_float(text: str) -> Any:
 
 
 DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+LONG = re.compile(rb"[0-9]{16}")
+"""In every leaf with an integer of 2^53 or more, and in few others."""
+
+
+def _short(text: str) -> int:
+    value = int(text)
+    if abs(value) > MAX_INTEGER:
+        raise ValueError("an event holds an integer of 2^53 or more")
+    return value
+
+
+SHORT = json.JSONDecoder(parse_int=_short)
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 # Equal to RFC 8785 for what a log accepts: no floats, integers below 2^53, text without surrogates.
 
@@ -91,29 +105,30 @@ class Event:
         return tuple(value)
 
     def number(self, name: str) -> int:
-        """A non-negative integer.
+        """A non-negative integer below 2^53.
 
         Raises:
             DecodeError: Anything else.
         """
         value = self.fields.get(name)
-        if type(value) is not int or value < 0:
+        if type(value) is not int or not 0 <= value <= MAX_INTEGER:
             raise self._wrong(name)
         return value
 
     def decimal(self, name: str) -> Decimal:
-        """A finite, non-negative number, written as text.
+        """A finite, non-negative number, written as parties write it: the shortest text of a float.
 
         Raises:
-            DecodeError: Anything else.
+            DecodeError: Anything else: another spelling, or a number that is no float.
         """
+        text = self.text(name)
         try:
-            value = Decimal(self.text(name))
-        except InvalidOperation as error:
+            value = float(text)
+        except ValueError as error:
             raise self._wrong(name) from error
-        if not value.is_finite() or value < 0:
+        if not math.isfinite(value) or math.copysign(1.0, value) < 0.0 or repr(value) != text:
             raise self._wrong(name)
-        return value
+        return Decimal(text)
 
     def flag(self, name: str) -> bool:
         """A boolean.
@@ -258,6 +273,8 @@ def _read_leaf(party: str, index: int, leaf: bytes) -> Event:
     try:
         text = leaf.decode("utf-8")
         fields = DECODER.decode(text)
+        if LONG.search(leaf) is not None:
+            SHORT.decode(text)
         if type(fields) is not dict or CANONICAL.encode(fields) != text:
             raise ValueError("not canonical")
         kind = fields["type"]

@@ -99,6 +99,11 @@ def _decide(claim: str, check: Callable[[], Claim]) -> Claim:
         return Claim(claim, Status.NOT_PROVEN, str(missing))
     except TacitError as error:
         return Claim(claim, Status.FAIL, error.message)
+    except Exception as error:  # noqa: BLE001 - whoever crafts a bundle must not keep the verdict back
+        reason = (
+            f"the evidence is malformed in a way that no honest party's is ({type(error).__name__})"
+        )
+        return Claim(claim, Status.FAIL, reason)
 
 
 def _unreadable(error: DecodeError) -> tuple[Claim, ...]:

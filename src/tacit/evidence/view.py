@@ -326,7 +326,9 @@ class View:
         Raises:
             Missing: There is no log of this party, or it does not hold (see ``log-inclusion``).
         """
-        found = self.logs[party]
+        found = self.logs.get(party)
+        if found is None:
+            raise Missing(f"{party} is not in the run, see same-job")
         if isinstance(found, Missing):
             raise found
         if isinstance(found, TacitError):

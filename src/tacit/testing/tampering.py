@@ -13,8 +13,8 @@ of others it does not hold, so that their signatures are left out. A verifier mu
 
 from __future__ import annotations
 
-from tacit.testing import tampering_logs, tampering_members, tampering_zip
+from tacit.testing import tampering_claims, tampering_logs, tampering_members, tampering_zip
 from tacit.testing.tampering_base import BREAKS, CASES, Case, SyntheticBundle
 
-__all__ = ["BREAKS", "CASES", "Case", "SyntheticBundle", "tampering_logs", "tampering_members"]
-__all__ += ["tampering_zip"]
+__all__ = ["BREAKS", "CASES", "Case", "SyntheticBundle", "tampering_claims", "tampering_logs"]
+__all__ += ["tampering_members", "tampering_zip"]
