@@ -43,7 +43,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Context, Decimal, InvalidOperation, localcontext
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
@@ -66,9 +66,11 @@ except ImportError as error:
 
 FORMAT = 2
 """Version of bundles and trust files that this file reads."""
+MAX_PARTIES = 10_000
 
 Fields = dict[str, Any]
 """A decoded message, event or table."""
+Result = TypeVar("Result")
 
 
 class Wrong(Exception):
@@ -199,6 +201,88 @@ def hex_digest(value: Any, what: str) -> bytes:
     return bytes.fromhex(value)
 
 
+Check = Callable[[Any], Any]
+"""Turns a value of canonical JSON into what it stands for, or raises ``ValueError``."""
+
+
+def real(
+    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
+) -> Check:
+    """A finite number, written as its shortest decimal text; ``above``, ``below``: bounds excluded."""
+
+    def check(value: Any) -> float:
+        found = float(value) if isinstance(value, str) and len(value) <= 32 else math.nan
+        if not math.isfinite(found) or repr(found) != value or not least <= found <= most:
+            raise ValueError("not a number in its bounds")
+        if (above and found == least) or (below and found == most):
+            raise ValueError("not a number in its bounds")
+        return found
+
+    return check
+
+
+def whole(least: int, most: int = LARGEST_INTEGER) -> Check:
+    """An integer."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError("not an integer in its bounds")
+        return value
+
+    return check
+
+
+def one_of(*known: Any) -> Check:
+    """One of a few values."""
+
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(item) and value == item for item in known):
+            raise ValueError("not one of the values")
+        return value
+
+    return check
+
+
+def words(least: int = 0, most: int = 2**20, pattern: str = r"(?s:.*)") -> Check:
+    """A text of so many characters that matches a pattern."""
+    rule = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        fits = isinstance(value, str) and least <= len(value) <= most
+        if not fits or rule.fullmatch(value) is None:
+            raise ValueError("not such a text")
+        return str(value)
+
+    return check
+
+
+def listed(item: Check, most: int = MAX_PARTIES) -> Check:
+    """A list."""
+
+    def check(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > most:
+            raise ValueError("not a list")
+        return [item(entry) for entry in value]
+
+    return check
+
+
+def or_null(inner: Check) -> Check:
+    """Such a value, or null."""
+    return lambda value: None if value is None else inner(value)
+
+
+def keyed(**fields: Check) -> Check:
+    """A table with exactly these keys."""
+
+    def check(value: Any) -> Fields:
+        if not isinstance(value, dict) or set(value) != set(fields):
+            raise ValueError("missing or unknown keys")
+        return {name: inner(value[name]) for name, inner in fields.items()}
+
+    return check
+
+
 # ==================================================================================================
 # 3. Canonical CBOR (RFC 8949, section 4.2.1), by schema
 # ==================================================================================================
@@ -213,30 +297,30 @@ Reader = Callable[[bytes, int], tuple[Any, int]]
 
 
 def cbor_head(major: int, argument: int) -> bytes:
-    """The shortest head of an item."""
-    for extra, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if argument < 24:
-            return bytes([major << 5 | argument])
-        if argument < 1 << (8 * size):
-            return bytes([major << 5 | extra]) + argument.to_bytes(size, "big")
-    raise ValueError("an integer of more than 64 bits")
+    """The shortest head of an item: the argument itself, or how many bytes it takes."""
+    if argument < 24:
+        return bytes([(major << 5) + argument])
+    width = next(width for width in (1, 2, 4, 8) if not argument >> (8 * width))
+    return bytes([(major << 5) + 23 + width.bit_length()]) + argument.to_bytes(width, "big")
 
 
 def cbor(value: Any) -> bytes:
     """The canonical encoding of tables, lists, texts, bytes, integers from 0, booleans and null."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xf6", False: b"\xf4", True: b"\xf5"}[value]
-    if isinstance(value, int):
-        return cbor_head(0, value)
-    if isinstance(value, bytes):
-        return cbor_head(BYTES, len(value)) + value
-    if isinstance(value, str):
-        text = value.encode("utf-8")
-        return cbor_head(TEXT, len(text)) + text
-    if isinstance(value, dict):
-        pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
-        return cbor_head(MAP, len(pairs)) + b"".join(key + item for key, item in pairs)
-    return cbor_head(ARRAY, len(value)) + b"".join(map(cbor, value))
+    match value:
+        case True | False | None:
+            return b"\xf4\xf5\xf6"[2 if value is None else int(value) :][:1]
+        case int():
+            return cbor_head(0, value)
+        case bytes():
+            return cbor_head(BYTES, len(value)) + value
+        case str():
+            encoded = value.encode("utf-8")
+            return cbor_head(TEXT, len(encoded)) + encoded
+        case dict():
+            entries = {cbor(key): item for key, item in value.items()}
+            ordered = (key + cbor(entries[key]) for key in sorted(entries))
+            return cbor_head(MAP, len(entries)) + b"".join(ordered)
+    return cbor_head(ARRAY, len(value)) + b"".join([cbor(item) for item in value])
 
 
 def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
@@ -253,16 +337,22 @@ def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
     return value, at + size
 
 
+FIXED: dict[Reader, int] = {}
+"""Readers of byte strings of one length: their heads never differ."""
+
+
 def blob(least: int, most: int) -> Reader:
     """A byte string of so many bytes."""
 
     def read(data: bytes, at: int) -> tuple[bytes, int]:
         size, at = _read_head(data, at, BYTES)
-        need(least <= size <= most, "a byte string is outside its limits")
-        value = data[at : at + size]
-        need(len(value) == size, "cut off")
-        return value, at + size
+        end = at + size
+        if not least <= size <= most or end > len(data):
+            raise Wrong("a byte string is cut off, or outside its limits")
+        return data[at:end], end
 
+    if least == most:
+        FIXED[read] = least
     return read
 
 
@@ -271,10 +361,11 @@ def text(least: int, most: int) -> Reader:
 
     def read(data: bytes, at: int) -> tuple[str, int]:
         size, at = _read_head(data, at, TEXT)
-        need(at + size <= len(data), "cut off")
-        value = data[at : at + size].decode("utf-8")
-        need(least <= len(value) <= most, "a text is outside its limits")
-        return value, at + size
+        end = at + size
+        value = data[at:end].decode("utf-8")
+        if not least <= len(value) <= most or end > len(data):
+            raise Wrong("a text is cut off, or outside its limits")
+        return value, end
 
     return read
 
@@ -313,16 +404,28 @@ def many(item: Reader, least: int, most: int) -> Reader:
 
 def table(**fields: Reader) -> Reader:
     """A table with exactly these keys."""
-    keys = sorted((cbor(name), name, read) for name, read in fields.items())
-    start = cbor_head(MAP, len(keys))
+    start = cbor_head(MAP, len(fields))
+    steps: list[tuple[bytes, int, str, int, Reader]] = []
+    for key, name in sorted((cbor(name), name) for name in fields):
+        # What does not depend on the value is compared at once: a key, and the head of a fixed length.
+        size = FIXED.get(fields[name], 0)
+        fixed = key + cbor_head(BYTES, size) if size else key
+        steps.append((fixed, len(fixed), name, size, fields[name]))
 
     def read_table(data: bytes, at: int) -> tuple[Fields, int]:
-        need(data.startswith(start, at), "a table has missing or unknown keys")
+        if not data.startswith(start, at):
+            raise Wrong("a table has missing or unknown keys")
         at += len(start)
         values: Fields = {}
-        for key, name, read in keys:
-            need(data.startswith(key, at), f"'{name}' is missing or out of order")
-            values[name], at = read(data, at + len(key))
+        for fixed, length, name, size, read in steps:
+            if not data.startswith(fixed, at):
+                raise Wrong(f"'{name}' is missing, out of order or of another length")
+            at += length
+            if size:  # If it is cut off, `at` lies beyond the end, and nothing more can be read.
+                values[name] = data[at : at + size]
+                at += size
+            else:
+                values[name], at = read(data, at)
         return values, at
 
     return read_table
@@ -376,19 +479,18 @@ def is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
 
 
 class SecondProcess:
-    """Answers yes or no for the first of many questions in a second process, if that is worth it.
+    """Answers yes or no to many questions in a second process, if there is one and it is worth it.
 
     Args:
         questions: How many there are.
         ask: The answer to the question of this number.
     """
 
-    SHARE = 0.75
     WORTH_IT = 400
 
     def __init__(self, questions: int, ask: Callable[[int], bool]) -> None:
         parallel = hasattr(os, "fork") and (os.cpu_count() or 1) > 1
-        self.count = int(questions * self.SHARE) if parallel and questions >= self.WORTH_IT else 0
+        self.count = questions if parallel and questions >= self.WORTH_IT else 0
         self._pipe = self._child = -1
         if not self.count:
             return
@@ -407,7 +509,7 @@ class SecondProcess:
             os._exit(status)
 
     def answers(self) -> list[bool]:
-        """Those to the first ``count`` questions; none if the process came to grief."""
+        """One for each question; none if there is no process, or it came to grief."""
         if not self.count:
             return []
         with os.fdopen(self._pipe, "rb") as pipe:
@@ -423,7 +525,6 @@ class SecondProcess:
 PARTY_NAME = re.compile(r"[a-z0-9-]{1,64}")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 ROLES = ("client", "helper", "leader")
-MAX_PARTIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -860,60 +961,72 @@ class Event:
     kind: str
     fields: Fields
 
-    def _wrong(self, name: str) -> Wrong:
-        return Wrong(f"event {self.index} ({self.kind}) has no valid field '{name}'")
+    def take(self, name: str, check: Callable[[Any], Result]) -> Result:
+        """A field, as what ``check`` makes of it."""
+        try:
+            return check(self.fields.get(name))
+        except (ValueError, ArithmeticError) as error:
+            reason = f"event {self.index} ({self.kind}) has no valid field '{name}'"
+            raise Wrong(reason) from error
 
     def text(self, name: str) -> str:
         """A text."""
-        value = self.fields.get(name)
-        if not isinstance(value, str):
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_text)
 
     def digest(self, name: str) -> bytes:
         """A digest."""
-        value = self.text(name)
-        if HEX32.fullmatch(value) is None:
-            raise self._wrong(name)
-        return bytes.fromhex(value)
+        return self.take(name, _as_digest)
 
     def texts(self, name: str) -> list[str]:
         """A list of texts."""
-        value = self.fields.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._wrong(name)
-        return value
+        return self.take(name, listed(_as_text, EVENT_LIMIT))
 
     def digests(self, name: str) -> list[bytes]:
         """A list of digests."""
-        values = self.texts(name)
-        if not all(HEX32.fullmatch(item) for item in values):
-            raise self._wrong(name)
-        return [bytes.fromhex(item) for item in values]
+        return self.take(name, listed(_as_digest, EVENT_LIMIT))
 
     def number(self, name: str) -> int:
         """An integer from 0 on."""
-        value = self.fields.get(name)
-        if type(value) is not int or value < 0:
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_number)
 
     def decimal(self, name: str) -> Decimal:
         """A finite number from 0 on, written as text."""
-        try:
-            value = Decimal(self.text(name))
-        except InvalidOperation as error:
-            raise self._wrong(name) from error
-        if not value.is_finite() or value < 0:
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_decimal)
 
     def flag(self, name: str) -> bool:
         """True or false."""
-        value = self.fields.get(name)
-        if not isinstance(value, bool):
-            raise self._wrong(name)
+        return self.take(name, _as_flag)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
         return value
+    raise ValueError("not a text")
+
+
+def _as_digest(value: Any) -> bytes:
+    if isinstance(value, str) and HEX32.fullmatch(value):
+        return bytes.fromhex(value)
+    raise ValueError("not a digest")
+
+
+def _as_number(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise ValueError("not a number from 0 on")
+
+
+def _as_decimal(value: Any) -> Decimal:
+    found = Decimal(_as_text(value))
+    if found.is_finite() and found >= 0:
+        return found
+    raise ValueError("not a finite number from 0 on")
+
+
+def _as_flag(value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise ValueError("neither true nor false")
 
 
 @dataclass(frozen=True)
@@ -949,7 +1062,7 @@ class PartyLog:
     @property
     def start(self) -> int:
         """Place of the run's first event in the party's log."""
-        return min(self.events)
+        return next(iter(self.events))
 
     @property
     def closed(self) -> bool:
@@ -1063,88 +1176,6 @@ def _take(event: Event, run: str, events: dict[int, Event], own: dict[int, Event
 # ==================================================================================================
 # 9. Job, schema and plan
 # ==================================================================================================
-
-Check = Callable[[Any], Any]
-"""Turns a value of canonical JSON into what it stands for, or raises ``ValueError``."""
-
-
-def real(
-    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
-) -> Check:
-    """A finite number, written as its shortest decimal text; ``above``, ``below``: bounds excluded."""
-
-    def check(value: Any) -> float:
-        found = float(value) if isinstance(value, str) and len(value) <= 32 else math.nan
-        if not math.isfinite(found) or repr(found) != value or not least <= found <= most:
-            raise ValueError("not a number in its bounds")
-        if (above and found == least) or (below and found == most):
-            raise ValueError("not a number in its bounds")
-        return found
-
-    return check
-
-
-def whole(least: int, most: int = LARGEST_INTEGER) -> Check:
-    """An integer."""
-
-    def check(value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError("not an integer in its bounds")
-        return value
-
-    return check
-
-
-def one_of(*known: Any) -> Check:
-    """One of a few values."""
-
-    def check(value: Any) -> Any:
-        if not any(type(value) is type(item) and value == item for item in known):
-            raise ValueError("not one of the values")
-        return value
-
-    return check
-
-
-def words(least: int = 0, most: int = 2**20, pattern: str = r"(?s:.*)") -> Check:
-    """A text of so many characters that matches a pattern."""
-    rule = re.compile(pattern)
-
-    def check(value: Any) -> str:
-        fits = isinstance(value, str) and least <= len(value) <= most
-        if not fits or rule.fullmatch(value) is None:
-            raise ValueError("not such a text")
-        return str(value)
-
-    return check
-
-
-def listed(item: Check, most: int = MAX_PARTIES) -> Check:
-    """A list."""
-
-    def check(value: Any) -> list[Any]:
-        if not isinstance(value, list) or len(value) > most:
-            raise ValueError("not a list")
-        return [item(entry) for entry in value]
-
-    return check
-
-
-def or_null(inner: Check) -> Check:
-    """Such a value, or null."""
-    return lambda value: None if value is None else inner(value)
-
-
-def keyed(**fields: Check) -> Check:
-    """A table with exactly these keys."""
-
-    def check(value: Any) -> Fields:
-        if not isinstance(value, dict) or set(value) != set(fields):
-            raise ValueError("missing or unknown keys")
-        return {name: inner(value[name]) for name, inner in fields.items()}
-
-    return check
-
 
 JOB = keyed(
     version=one_of(1),
@@ -1274,21 +1305,21 @@ TAIL = 9
 class Plan:
     """The public parameters of the mechanism; whatever privacy rests on is an integer derived here."""
 
-    unit: str
-    rounds: int
-    delta: float
     clip_norm: float
-    sampling_rate: float
-    visible_sampling: bool
-    max_participations: int
+    delta: float
     expected_units: int
-    noise_multiplier: float
+    grid: float
     helpers: int
     max_colluding: int
+    max_participations: int
     min_helpers: int
+    noise_multiplier: float
     ring_bits: int
-    grid: float
+    rounds: int
+    sampling_rate: float
+    unit: str
     units_bound: int
+    visible_sampling: bool
 
     @property
     def private(self) -> bool:
@@ -1845,11 +1876,10 @@ class Chain:
 def power(base: float, exponent: int) -> float:
     """``base ** exponent`` by multiplications alone, as libraries' ``pow`` differ."""
     result = 1.0
-    while exponent:
-        if exponent & 1:
+    for bit in reversed(f"{exponent:b}"):
+        if bit == "1":
             result *= base
         base *= base
-        exponent >>= 1
     return result
 
 
@@ -2171,8 +2201,9 @@ class Bundle:
         self.messages: dict[str, Message] = {}
         self.faults: list[str] = []
         self._logs: dict[str, LogOrFault] = {}
+        self._contexts: dict[tuple[int, bytes], bytes] = {}
         names = [name for name in members if name == OFFER or place_of(name) is not None]
-        # Signatures take the longest: another process checks most while this one reads the rest.
+        # Signatures take the longest: another process checks them while this one reads all the rest.
         others = SecondProcess(len(names), lambda number: self._is_signed(names[number]))
         opened: dict[str, tuple[Message, Signed]] = {}
         for name in names:
@@ -2183,16 +2214,28 @@ class Bundle:
         self._read_logs([message for message, _ in opened.values()])
         answers = dict(zip(names, others.answers(), strict=False))
         for name, (message, signed) in opened.items():
-            if answers[name] if name in answers else is_signed(*signed):
+            # The other process knows the sender from the member's name, and asks after no one else.
+            asked = bool(answers) and message.party == self._sender(name)
+            if answers[name] if asked else is_signed(*signed):
                 self.messages[name] = message
             else:
                 self.faults.append(f"{name}: the signature is not that of {message.party}")
 
+    def _sender(self, name: str) -> str:
+        """Whose message belongs into a member; empty for the offer, which names its leader itself."""
+        place = place_of(name)
+        return place.party if place is not None else ""
+
     def _is_signed(self, name: str) -> bool:
+        """Whether a member is signed by the party that its name says: no more of it need be read."""
+        member = self.roster.members.get(self._sender(name))
+        if member is None:
+            return False
         try:
-            return is_signed(*open_message(self.members[name], self.roster)[1])
+            signed = decode(SIGNED_MESSAGE, self.members[name], "a signed message")
         except Wrong:
             return False
+        return is_signed(member.key, signed["signature"], MESSAGE_DOMAIN + signed["header"])
 
     def _read_logs(self, messages: Iterable[Message]) -> None:
         """Every log, with its roots at the sizes that others name (believed or not: they only ask)."""
@@ -2358,6 +2401,9 @@ class Bundle:
 
     def context(self, view: Round, model: bytes) -> bytes:
         """What every upload and answer of a round must name: run, model, plan, helpers and their keys."""
+        known = self._contexts.get((view.number, model))
+        if known is not None:
+            return known
         present = self.present(view)
         if len(present) < self.plan.min_helpers:
             raise Missing(f"keys of round {view.number} are not there, or too few helpers had one")
@@ -2372,7 +2418,7 @@ class Bundle:
             "bits": self.plan.ring_bits,
             "keys": [{"helper": name, "key": view.keys[name].body["key"]} for name in present],
         }
-        return sha256(cbor(fields))
+        return self._contexts.setdefault((view.number, model), sha256(cbor(fields)))
 
     # --- logs ------------------------------------------------------------------------------------
 
@@ -2609,29 +2655,12 @@ def read_model(data: bytes) -> tuple[bytes, Fields]:
 # A claim is a generator. It yields what speaks against it, a status and a reason each, and returns what to
 # say when nothing did. Every part runs as far as the evidence reaches, see `part`.
 
-CLAIMS = (
-    "authenticity",
-    "integrity",
-    "log-inclusion",
-    "witness",
-    "same-job",
-    "cohort",
-    "one-sum-per-upload",
-    "policy",
-    "receipts",
-    "residency",
-    "epsilon",
-    "budget",
-    "model-chain",
-    "statements",
-)
 PASS, FAIL, NOT_PROVEN = "PASS", "FAIL", "NOT PROVEN"
 REASONS_SHOWN = 3
 
 Remark = tuple[str, str]
 Remarks = Generator[Remark, None, None]
 Argument = Generator[Remark, None, str]
-Result = TypeVar("Result")
 
 
 class Claim(NamedTuple):
@@ -3929,22 +3958,11 @@ class Report:
 
     def record(self) -> Fields:
         """For scripts: the same as ``tacit verify --json``."""
+        shown = ("bundle", "federation", "run", "status", "simulated")
         return {
             "version": 1,
-            "bundle": self.bundle,
-            "federation": self.federation,
-            "run": self.run,
-            "status": self.status,
-            "simulated": list(self.simulated),
-            "claims": [
-                {
-                    "id": claim.id,
-                    "status": claim.status,
-                    "reason": claim.reason,
-                    "required": claim.id in self.required,
-                }
-                for claim in self.claims
-            ],
+            **{name: getattr(self, name) for name in shown},
+            "claims": [c._asdict() | {"required": c.id in self.required} for c in self.claims],
             "exit_code": self.exit_code,
         }
 
@@ -3976,33 +3994,36 @@ class Report:
         return f"VERIFIED: {told}. Every claim that the trust file requires is proven."
 
 
+CLAIMS: Mapping[str, Callable[[Bundle, Trust | None], Argument]] = {
+    "authenticity": authenticity,
+    "integrity": lambda bundle, _: integrity(bundle),
+    "log-inclusion": lambda bundle, _: log_inclusion(bundle),
+    "witness": witness,
+    "same-job": same_job,
+    "cohort": lambda bundle, _: cohort(bundle),
+    "one-sum-per-upload": lambda bundle, _: one_sum_per_upload(bundle),
+    "policy": lambda bundle, _: policy(bundle),
+    "receipts": lambda bundle, _: receipts(bundle),
+    "residency": lambda bundle, _: residency(bundle),
+    "epsilon": lambda bundle, _: epsilon(bundle),
+    "budget": lambda bundle, _: budget(bundle),
+    "model-chain": lambda bundle, _: model_chain(bundle),
+    "statements": lambda bundle, _: statements(bundle),
+}
+"""Every claim, in the order of a report."""
+
+
 def verify(data: bytes, trust: Trust | None) -> Report:
     """Checks every claim of a bundle."""
-    name = sha256(data).hex()
+    digest = sha256(data).hex()
     required = trust.required if trust is not None else ()
     try:
         bundle = Bundle(read_archive(data))
     except Exception as error:  # noqa: BLE001 - whatever it is, the bundle is not readable
-        return Report(name, "", "", "", (), _unreadable(_reason(error)), required)
-    arguments = {
-        "authenticity": authenticity(bundle, trust),
-        "integrity": integrity(bundle),
-        "log-inclusion": log_inclusion(bundle),
-        "witness": witness(bundle, trust),
-        "same-job": same_job(bundle, trust),
-        "cohort": cohort(bundle),
-        "one-sum-per-upload": one_sum_per_upload(bundle),
-        "policy": policy(bundle),
-        "receipts": receipts(bundle),
-        "residency": residency(bundle),
-        "epsilon": epsilon(bundle),
-        "budget": budget(bundle),
-        "model-chain": model_chain(bundle),
-        "statements": statements(bundle),
-    }
+        return Report(digest, "", "", "", (), _unreadable(_reason(error)), required)
     head = bundle.head
-    claims = tuple(judge(claim, arguments[claim]) for claim in CLAIMS)
-    return Report(name, head.federation, head.run, head.status, head.simulated, claims, required)
+    claims = tuple(judge(name, argue(bundle, trust)) for name, argue in CLAIMS.items())
+    return Report(digest, head.federation, head.run, head.status, head.simulated, claims, required)
 
 
 def _reason(error: Exception) -> str:
