@@ -42,7 +42,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 from functools import cache, cached_property
@@ -479,18 +479,19 @@ def is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
 
 
 class SecondProcess:
-    """Answers yes or no to many questions in a second process, if there is one and it is worth it.
+    """Answers yes or no to the first of many questions in a second process, if that is worth it.
 
     Args:
         questions: How many there are.
         ask: The answer to the question of this number.
     """
 
+    SHARE = 0.75  # The caller has other work; measured, so that neither waits long for the other.
     WORTH_IT = 400
 
     def __init__(self, questions: int, ask: Callable[[int], bool]) -> None:
         parallel = hasattr(os, "fork") and (os.cpu_count() or 1) > 1
-        self.count = questions if parallel and questions >= self.WORTH_IT else 0
+        self.count = int(questions * self.SHARE) if parallel and questions >= self.WORTH_IT else 0
         self._pipe = self._child = -1
         if not self.count:
             return
@@ -509,7 +510,7 @@ class SecondProcess:
             os._exit(status)
 
     def answers(self) -> list[bool]:
-        """One for each question; none if there is no process, or it came to grief."""
+        """Those to the first ``count`` questions; none if the process came to grief."""
         if not self.count:
             return []
         with os.fdopen(self._pipe, "rb") as pipe:
@@ -2197,14 +2198,14 @@ class Bundle:
         self.members = members
         self.head = read_head(members.get(MANIFEST_FILE))
         self.roster = read_roster(members.get("roster.json", b""))
-        self.digests = {name: sha256(data).hex() for name, data in members.items()}
         self.messages: dict[str, Message] = {}
         self.faults: list[str] = []
         self._logs: dict[str, LogOrFault] = {}
         self._contexts: dict[tuple[int, bytes], bytes] = {}
         names = [name for name in members if name == OFFER or place_of(name) is not None]
-        # Signatures take the longest: another process checks them while this one reads all the rest.
+        # Signatures take the longest: another process checks most while this one reads the rest.
         others = SecondProcess(len(names), lambda number: self._is_signed(names[number]))
+        self.digests = {name: sha256(data).hex() for name, data in members.items()}
         opened: dict[str, tuple[Message, Signed]] = {}
         for name in names:
             try:
@@ -2215,7 +2216,7 @@ class Bundle:
         answers = dict(zip(names, others.answers(), strict=False))
         for name, (message, signed) in opened.items():
             # The other process knows the sender from the member's name, and asks after no one else.
-            asked = bool(answers) and message.party == self._sender(name)
+            asked = name in answers and message.party == self._sender(name)
             if answers[name] if asked else is_signed(*signed):
                 self.messages[name] = message
             else:
@@ -3941,12 +3942,12 @@ class Report:
     """Every claim about a bundle."""
 
     bundle: str
-    federation: str
-    run: str
-    status: str
-    simulated: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    required: tuple[str, ...] = field(default=())
+    claims: Sequence[Claim]
+    required: Sequence[str]
+    federation: str = ""
+    run: str = ""
+    status: str = ""
+    simulated: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -4020,10 +4021,10 @@ def verify(data: bytes, trust: Trust | None) -> Report:
     try:
         bundle = Bundle(read_archive(data))
     except Exception as error:  # noqa: BLE001 - whatever it is, the bundle is not readable
-        return Report(digest, "", "", "", (), _unreadable(_reason(error)), required)
-    head = bundle.head
+        return Report(digest, _unreadable(_reason(error)), required)
     claims = tuple(judge(name, argue(bundle, trust)) for name, argue in CLAIMS.items())
-    return Report(digest, head.federation, head.run, head.status, head.simulated, claims, required)
+    head = bundle.head
+    return Report(digest, claims, required, head.federation, head.run, head.status, head.simulated)
 
 
 def _reason(error: Exception) -> str:
