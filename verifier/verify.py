@@ -3178,9 +3178,8 @@ def _messages_are_shown(bundle: Bundle, view: Round) -> Remarks:
             elif event.digest("answer") != shown.digest:
                 yield FAIL, f"the answer of {helper} in round {at} is not the one it logged"
     for client in bundle.clients:
-        if client not in view.uploads and any(
-            sent.digest("upload") in summed for sent in bundle.log(client).of("upload.sent", at)
-        ):
+        sent = {event.digest("upload") for event in bundle.log(client).of("upload.sent", at)}
+        if client not in view.uploads and sent & summed:
             yield NOT_PROVEN, f"the upload of {client} in round {at} is not there"
 
 
@@ -3495,7 +3494,7 @@ def _settled(bundle: Bundle, client: str) -> Remarks:
     last, rounds = settled[-1], len(rounds_of(charges))
     if last.index < charges[-1].index or last.number("rounds") < rounds:
         yield FAIL, f"the settlement of {client} does not cover every charge"
-    if last.decimal("epsilon") < max(_stated(charges), default=Decimal(0)):
+    if any(last.decimal("epsilon") < stated for stated in _stated(charges)):
         yield FAIL, f"{client} settled less than it had charged"
 
 
