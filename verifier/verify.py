@@ -27,6 +27,7 @@ import binascii
 import bisect
 import gc
 import hashlib
+import itertools
 import json
 import math
 import operator
@@ -40,13 +41,13 @@ import urllib.parse
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Context, Decimal, InvalidOperation, localcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs one file has no installer that checks
     print(f"verify.py: needs Python 3.11 or newer, not {sys.version.split()[0]}", file=sys.stderr)
@@ -65,9 +66,11 @@ except ImportError as error:
 
 FORMAT = 2
 """Version of bundles and trust files that this file reads."""
+MAX_PARTIES = 10_000
 
 Fields = dict[str, Any]
 """A decoded message, event or table."""
+Result = TypeVar("Result")
 
 
 class Wrong(Exception):
@@ -174,11 +177,17 @@ def _ordered(value: Any) -> Any:
     raise ValueError("neither text nor an integer")
 
 
+def _integer(text: str) -> int:
+    if len(text) <= 17 and abs(int(text)) <= LARGEST_INTEGER:
+        return int(text)
+    raise ValueError("an integer beyond what JSON carries exactly")
+
+
 def _no_float(text: str) -> Any:
     raise ValueError(f"a number that is no integer: {text[:40]}")
 
 
-DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float)
+DECODER = json.JSONDecoder(parse_float=_no_float, parse_constant=_no_float, parse_int=_integer)
 
 
 def read_json(data: bytes, what: str) -> Any:
@@ -198,6 +207,88 @@ def hex_digest(value: Any, what: str) -> bytes:
     return bytes.fromhex(value)
 
 
+Check = Callable[[Any], Any]
+"""Turns a value of canonical JSON into what it stands for, or raises ``ValueError``."""
+
+
+def real(
+    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
+) -> Check:
+    """A finite number, written as its shortest decimal text; ``above``, ``below``: bounds excluded."""
+
+    def check(value: Any) -> float:
+        found = float(value) if isinstance(value, str) and len(value) <= 32 else math.nan
+        if not math.isfinite(found) or repr(found) != value or not least <= found <= most:
+            raise ValueError("not a number in its bounds")
+        if (above and found == least) or (below and found == most):
+            raise ValueError("not a number in its bounds")
+        return found
+
+    return check
+
+
+def whole(least: int, most: int = LARGEST_INTEGER) -> Check:
+    """An integer."""
+
+    def check(value: Any) -> int:
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError("not an integer in its bounds")
+        return value
+
+    return check
+
+
+def one_of(*known: Any) -> Check:
+    """One of a few values."""
+
+    def check(value: Any) -> Any:
+        if not any(type(value) is type(item) and value == item for item in known):
+            raise ValueError("not one of the values")
+        return value
+
+    return check
+
+
+def words(least: int = 0, most: int = 2**20, pattern: str = r"(?s:.*)") -> Check:
+    """A text of so many characters that matches a pattern."""
+    rule = re.compile(pattern)
+
+    def check(value: Any) -> str:
+        fits = isinstance(value, str) and least <= len(value) <= most
+        if not fits or rule.fullmatch(value) is None:
+            raise ValueError("not such a text")
+        return str(value)
+
+    return check
+
+
+def listed(item: Check, most: int = MAX_PARTIES) -> Check:
+    """A list."""
+
+    def check(value: Any) -> list[Any]:
+        if not isinstance(value, list) or len(value) > most:
+            raise ValueError("not a list")
+        return [item(entry) for entry in value]
+
+    return check
+
+
+def or_null(inner: Check) -> Check:
+    """Such a value, or null."""
+    return lambda value: None if value is None else inner(value)
+
+
+def keyed(**fields: Check) -> Check:
+    """A table with exactly these keys."""
+
+    def check(value: Any) -> Fields:
+        if not isinstance(value, dict) or set(value) != set(fields):
+            raise ValueError("missing or unknown keys")
+        return {name: inner(value[name]) for name, inner in fields.items()}
+
+    return check
+
+
 # ==================================================================================================
 # 3. Canonical CBOR (RFC 8949, section 4.2.1), by schema
 # ==================================================================================================
@@ -212,30 +303,30 @@ Reader = Callable[[bytes, int], tuple[Any, int]]
 
 
 def cbor_head(major: int, argument: int) -> bytes:
-    """The shortest head of an item."""
-    for extra, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if argument < 24:
-            return bytes([major << 5 | argument])
-        if argument < 1 << (8 * size):
-            return bytes([major << 5 | extra]) + argument.to_bytes(size, "big")
-    raise ValueError("an integer of more than 64 bits")
+    """The shortest head of an item: the argument itself, or how many bytes it takes."""
+    if argument < 24:
+        return bytes([(major << 5) + argument])
+    width = next(width for width in (1, 2, 4, 8) if not argument >> (8 * width))
+    return bytes([(major << 5) + 23 + width.bit_length()]) + argument.to_bytes(width, "big")
 
 
 def cbor(value: Any) -> bytes:
     """The canonical encoding of tables, lists, texts, bytes, integers from 0, booleans and null."""
-    if value is None or isinstance(value, bool):
-        return {None: b"\xf6", False: b"\xf4", True: b"\xf5"}[value]
-    if isinstance(value, int):
-        return cbor_head(0, value)
-    if isinstance(value, bytes):
-        return cbor_head(BYTES, len(value)) + value
-    if isinstance(value, str):
-        text = value.encode("utf-8")
-        return cbor_head(TEXT, len(text)) + text
-    if isinstance(value, dict):
-        pairs = sorted((cbor(key), cbor(item)) for key, item in value.items())
-        return cbor_head(MAP, len(pairs)) + b"".join(key + item for key, item in pairs)
-    return cbor_head(ARRAY, len(value)) + b"".join(map(cbor, value))
+    match value:
+        case True | False | None:
+            return b"\xf4\xf5\xf6"[2 if value is None else int(value) :][:1]
+        case int():
+            return cbor_head(0, value)
+        case bytes():
+            return cbor_head(BYTES, len(value)) + value
+        case str():
+            encoded = value.encode("utf-8")
+            return cbor_head(TEXT, len(encoded)) + encoded
+        case dict():
+            entries = {cbor(key): item for key, item in value.items()}
+            ordered = (key + cbor(entries[key]) for key in sorted(entries))
+            return cbor_head(MAP, len(entries)) + b"".join(ordered)
+    return cbor_head(ARRAY, len(value)) + b"".join([cbor(item) for item in value])
 
 
 def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
@@ -252,16 +343,22 @@ def _read_head(data: bytes, at: int, major: int) -> tuple[int, int]:
     return value, at + size
 
 
+FIXED: dict[Reader, int] = {}
+"""Readers of byte strings of one length: their heads never differ."""
+
+
 def blob(least: int, most: int) -> Reader:
     """A byte string of so many bytes."""
 
     def read(data: bytes, at: int) -> tuple[bytes, int]:
         size, at = _read_head(data, at, BYTES)
-        need(least <= size <= most, "a byte string is outside its limits")
-        value = data[at : at + size]
-        need(len(value) == size, "cut off")
-        return value, at + size
+        end = at + size
+        if not least <= size <= most or end > len(data):
+            raise Wrong("a byte string is cut off, or outside its limits")
+        return data[at:end], end
 
+    if least == most:
+        FIXED[read] = least
     return read
 
 
@@ -270,10 +367,11 @@ def text(least: int, most: int) -> Reader:
 
     def read(data: bytes, at: int) -> tuple[str, int]:
         size, at = _read_head(data, at, TEXT)
-        need(at + size <= len(data), "cut off")
-        value = data[at : at + size].decode("utf-8")
-        need(least <= len(value) <= most, "a text is outside its limits")
-        return value, at + size
+        end = at + size
+        value = data[at:end].decode("utf-8")
+        if not least <= len(value) <= most or end > len(data):
+            raise Wrong("a text is cut off, or outside its limits")
+        return value, end
 
     return read
 
@@ -312,16 +410,28 @@ def many(item: Reader, least: int, most: int) -> Reader:
 
 def table(**fields: Reader) -> Reader:
     """A table with exactly these keys."""
-    keys = sorted((cbor(name), name, read) for name, read in fields.items())
-    start = cbor_head(MAP, len(keys))
+    start = cbor_head(MAP, len(fields))
+    steps: list[tuple[bytes, int, str, int, Reader]] = []
+    for key, name in sorted((cbor(name), name) for name in fields):
+        # What does not depend on the value is compared at once: a key, and the head of a fixed length.
+        size = FIXED.get(fields[name], 0)
+        fixed = key + cbor_head(BYTES, size) if size else key
+        steps.append((fixed, len(fixed), name, size, fields[name]))
 
     def read_table(data: bytes, at: int) -> tuple[Fields, int]:
-        need(data.startswith(start, at), "a table has missing or unknown keys")
+        if not data.startswith(start, at):
+            raise Wrong("a table has missing or unknown keys")
         at += len(start)
         values: Fields = {}
-        for key, name, read in keys:
-            need(data.startswith(key, at), f"'{name}' is missing or out of order")
-            values[name], at = read(data, at + len(key))
+        for fixed, length, name, size, read in steps:
+            if not data.startswith(fixed, at):
+                raise Wrong(f"'{name}' is missing, out of order or of another length")
+            at += length
+            if size:  # If it is cut off, `at` lies beyond the end, and nothing more can be read.
+                values[name] = data[at : at + size]
+                at += size
+            else:
+                values[name], at = read(data, at)
         return values, at
 
     return read_table
@@ -375,14 +485,14 @@ def is_signed(key: bytes, signature: bytes, data: bytes) -> bool:
 
 
 class SecondProcess:
-    """Answers yes or no for the first of many questions in a second process, if that is worth it.
+    """Answers yes or no to the first of many questions in a second process, if that is worth it.
 
     Args:
         questions: How many there are.
         ask: The answer to the question of this number.
     """
 
-    SHARE = 0.75
+    SHARE = 0.8  # The caller has other work; measured, so that neither waits long for the other.
     WORTH_IT = 400
 
     def __init__(self, questions: int, ask: Callable[[int], bool]) -> None:
@@ -422,7 +532,6 @@ class SecondProcess:
 PARTY_NAME = re.compile(r"[a-z0-9-]{1,64}")
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")
 ROLES = ("client", "helper", "leader")
-MAX_PARTIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -654,6 +763,15 @@ Signed = tuple[bytes, bytes, bytes]
 """Key, signature and what it must cover."""
 
 
+class Place(NamedTuple):
+    """What the message in a member must be, or is."""
+
+    type: str
+    party: str
+    role: str
+    round: int
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """A message whose signature holds."""
@@ -665,6 +783,11 @@ class Message:
     header: Fields
     body: Fields
     digest: bytes
+
+    @property
+    def place(self) -> Place:
+        """What it is, to compare with where it lies."""
+        return Place(self.type, self.party, self.role, self.round)
 
 
 def _address(value: str) -> tuple[str, str]:
@@ -845,112 +968,117 @@ class Event:
     kind: str
     fields: Fields
 
-    def _wrong(self, name: str) -> Wrong:
-        return Wrong(f"event {self.index} ({self.kind}) has no valid field '{name}'")
+    def take(self, name: str, check: Callable[[Any], Result]) -> Result:
+        """A field, as what ``check`` makes of it."""
+        try:
+            return check(self.fields.get(name))
+        except (ValueError, ArithmeticError) as error:
+            reason = f"event {self.index} ({self.kind}) has no valid field '{name}'"
+            raise Wrong(reason) from error
 
     def text(self, name: str) -> str:
         """A text."""
-        value = self.fields.get(name)
-        if not isinstance(value, str):
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_text)
 
     def digest(self, name: str) -> bytes:
         """A digest."""
-        value = self.text(name)
-        if HEX32.fullmatch(value) is None:
-            raise self._wrong(name)
-        return bytes.fromhex(value)
+        return self.take(name, _as_digest)
 
     def texts(self, name: str) -> list[str]:
         """A list of texts."""
-        value = self.fields.get(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._wrong(name)
-        return value
+        return self.take(name, listed(_as_text, EVENT_LIMIT))
 
     def digests(self, name: str) -> list[bytes]:
         """A list of digests."""
-        values = self.texts(name)
-        if not all(HEX32.fullmatch(item) for item in values):
-            raise self._wrong(name)
-        return [bytes.fromhex(item) for item in values]
+        return self.take(name, listed(_as_digest, EVENT_LIMIT))
 
     def number(self, name: str) -> int:
         """An integer from 0 on."""
-        value = self.fields.get(name)
-        if type(value) is not int or value < 0:
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_number)
 
     def decimal(self, name: str) -> Decimal:
         """A finite number from 0 on, written as text."""
-        try:
-            value = Decimal(self.text(name))
-        except InvalidOperation as error:
-            raise self._wrong(name) from error
-        if not value.is_finite() or value < 0:
-            raise self._wrong(name)
-        return value
+        return self.take(name, _as_decimal)
 
     def flag(self, name: str) -> bool:
         """True or false."""
-        value = self.fields.get(name)
-        if not isinstance(value, bool):
-            raise self._wrong(name)
+        return self.take(name, _as_flag)
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
         return value
+    raise ValueError("not a text")
 
 
+def _as_digest(value: Any) -> bytes:
+    if isinstance(value, str) and HEX32.fullmatch(value):
+        return bytes.fromhex(value)
+    raise ValueError("not a digest")
+
+
+def _as_number(value: Any) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise ValueError("not a number from 0 on")
+
+
+def _as_decimal(value: Any) -> Decimal:
+    """The shortest text of a finite double from 0 on: what parties write, and nothing longer."""
+    found = float(_as_text(value))
+    if math.isfinite(found) and math.copysign(1.0, found) > 0 and repr(found) == value:
+        return Decimal(value)
+    raise ValueError("not a finite number from 0 on in its one form")
+
+
+def _as_flag(value: Any) -> bool:
+    if value is True or value is False:
+        return bool(value)
+    raise ValueError("neither true nor false")
+
+
+@dataclass(frozen=True)
 class PartyLog:
-    """The events of one run at one party, proven to be all of them up to the last.
+    """One run at one party: proven to be all that it logged, up to the last event.
 
     Args:
-        events: In order; the first is the run's first.
-        own: Events of the party that belong to no run, while this one went on.
+        events: The events of the run, by their place in the log.
+        own: Events of the party that belong to no run, while this one went on, likewise.
         roots: Root of the log at the sizes that were asked for and lie in the record.
         size: Events of the whole log.
     """
 
-    def __init__(
-        self,
-        events: Sequence[Event],
-        own: Sequence[Event],
-        roots: Mapping[int, bytes],
-        size: int,
-    ) -> None:
-        self.events = list(events)
-        self.own = list(own)
-        self.roots = roots
-        self.size = size
-        self._by_kind: dict[str, list[Event]] = {}
-        self._by_round: dict[tuple[str, int], list[Event]] = {}
-        for event in events:
-            self._by_kind.setdefault(event.kind, []).append(event)
-            number_of_round = event.fields.get("round")
-            if type(number_of_round) is int:
-                self._by_round.setdefault((event.kind, number_of_round), []).append(event)
+    events: Mapping[int, Event]
+    own: Mapping[int, Event]
+    roots: Mapping[int, bytes]
+    size: int
 
-    def of(self, kind: str) -> list[Event]:
-        """The events of this kind."""
-        return self._by_kind.get(kind, [])
+    @cached_property
+    def _found(self) -> Mapping[tuple[str, int | None], list[Event]]:
+        """The events of each kind, and of each kind in each round, in order."""
+        found: dict[tuple[str, int | None], list[Event]] = {}
+        for event in self.events.values():
+            at = event.fields.get("round")
+            for key in (None, at) if type(at) is int else (None,):
+                found.setdefault((event.kind, key), []).append(event)
+        return found
 
-    def in_round(self, kind: str, round_number: int) -> list[Event]:
-        """The events of this kind that name this round."""
-        return self._by_round.get((kind, round_number), [])
-
-    def first(self, *kinds: str) -> int | None:
-        """Place of the first event of these kinds."""
-        return min((event.index for kind in kinds for event in self.of(kind)), default=None)
+    def of(self, kind: str, at: int | None = None) -> list[Event]:
+        """The run's events of this kind; only those that name round ``at``, if one is given."""
+        return self._found.get((kind, at), [])
 
     @property
     def start(self) -> int:
         """Place of the run's first event in the party's log."""
-        return self.events[0].index
+        return next(iter(self.events))
 
     @property
     def closed(self) -> bool:
-        """Whether the party closed the run, so that nothing can follow."""
-        return bool(self.of("run.closed"))
+        """Whether the party logged the end of the run."""
+        return len(self.of("run.closed")) > 0
+
+
+LogOrFault = PartyLog | Missing | Wrong
 
 
 def _without_role(kind: str) -> str:
@@ -1013,7 +1141,7 @@ def read_log(
     start, before, leaves = _read_proof(proof)
     need(data.endswith(b"\n"), "there are no events, or the last is cut off")
     wanted, roots = frozenset(sizes), {}
-    tree, events, own = Range(start, before), list[Event](), list[Event]()
+    tree, events, own = Range(start, before), dict[int, Event](), dict[int, Event]()
     if start in wanted:
         roots[start] = tree.root()
     lines = iter(data[:-1].split(b"\n"))
@@ -1034,7 +1162,7 @@ def read_log(
             roots[index + 1] = tree.root()
     need(event is None, "an event is out of order, or beyond the checkpoint")
     need(len(leaves) + len(events) + len(own) == checkpoint.size - start, "a proof holds too much")
-    need(bool(events) and events[0].index == start, "the record does not begin with the run")
+    need(start in events, "the record does not begin with the run")
     need(tree.size == checkpoint.size and tree.root() == checkpoint.root, _ROOT)
     return PartyLog(events, own, roots, checkpoint.size)
 
@@ -1042,112 +1170,31 @@ def read_log(
 _ROOT = "the events do not lead to the signed checkpoint"
 
 
-def _take(event: Event, run: str, events: list[Event], own: list[Event], start: int) -> None:
+def _take(
+    event: Event, run: str, events: dict[int, Event], own: dict[int, Event], start: int
+) -> None:
     """Puts an event to those of the run, or to the party's own, if it names all that came before."""
     links = {name: event.fields[name] for name in ("previous", "own") if name in event.fields}
     need(all(type(place) is int for place in links.values()), "a bad event")
-    last_own = own[-1].index if own else -1
-    if "run" not in event.fields:
-        earlier = links.pop("previous", None)
-        found = earlier == last_own if own else earlier is None or 0 <= earlier < start
-        need(found and not links, f"an event is missing before {event.index}")
-        own.append(event)
+    last, last_own = next(reversed(events), None), next(reversed(own), None)
+    if "run" in event.fields:
+        need(event.fields["run"] == run, f"event {event.index} belongs to another run")
+        named = {} if last is None else {"previous": last}
+        if last is not None and last_own is not None and last_own > last:
+            named["own"] = last_own
+        need(links == named, f"an event is missing before {event.index}")
+        events[event.index] = event
         return
-    need(event.fields["run"] == run, f"event {event.index} belongs to another run")
-    if events:
-        last = events[-1].index
-        named = {"previous": last} | ({"own": last_own} if last_own > last else {})
-    else:
-        named = {}
-    need(links == named, f"an event is missing before {event.index}")
-    events.append(event)
+    earlier = links.pop("previous", None)
+    begins = last_own is None and (earlier is None or 0 <= earlier < start)
+    found = begins or (last_own is not None and earlier == last_own)
+    need(found and not links, f"an event is missing before {event.index}")
+    own[event.index] = event
 
 
 # ==================================================================================================
 # 9. Job, schema and plan
 # ==================================================================================================
-
-Check = Callable[[Any], Any]
-"""Turns a value of canonical JSON into what it stands for, or raises ``ValueError``."""
-
-
-def real(
-    least: float, most: float = math.inf, *, above: bool = False, below: bool = False
-) -> Check:
-    """A finite number, written as its shortest decimal text; ``above``, ``below``: bounds excluded."""
-
-    def check(value: Any) -> float:
-        found = float(value) if isinstance(value, str) and len(value) <= 32 else math.nan
-        if not math.isfinite(found) or repr(found) != value or not least <= found <= most:
-            raise ValueError("not a number in its bounds")
-        if (above and found == least) or (below and found == most):
-            raise ValueError("not a number in its bounds")
-        return found
-
-    return check
-
-
-def whole(least: int, most: int = LARGEST_INTEGER) -> Check:
-    """An integer."""
-
-    def check(value: Any) -> int:
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError("not an integer in its bounds")
-        return value
-
-    return check
-
-
-def one_of(*known: Any) -> Check:
-    """One of a few values."""
-
-    def check(value: Any) -> Any:
-        if not any(type(value) is type(item) and value == item for item in known):
-            raise ValueError("not one of the values")
-        return value
-
-    return check
-
-
-def words(least: int = 0, most: int = 2**20, pattern: str = r"(?s:.*)") -> Check:
-    """A text of so many characters that matches a pattern."""
-    rule = re.compile(pattern)
-
-    def check(value: Any) -> str:
-        fits = isinstance(value, str) and least <= len(value) <= most
-        if not fits or rule.fullmatch(value) is None:
-            raise ValueError("not such a text")
-        return str(value)
-
-    return check
-
-
-def listed(item: Check, most: int = MAX_PARTIES) -> Check:
-    """A list."""
-
-    def check(value: Any) -> list[Any]:
-        if not isinstance(value, list) or len(value) > most:
-            raise ValueError("not a list")
-        return [item(entry) for entry in value]
-
-    return check
-
-
-def or_null(inner: Check) -> Check:
-    """Such a value, or null."""
-    return lambda value: None if value is None else inner(value)
-
-
-def keyed(**fields: Check) -> Check:
-    """A table with exactly these keys."""
-
-    def check(value: Any) -> Fields:
-        if not isinstance(value, dict) or set(value) != set(fields):
-            raise ValueError("missing or unknown keys")
-        return {name: inner(value[name]) for name, inner in fields.items()}
-
-    return check
-
 
 JOB = keyed(
     version=one_of(1),
@@ -1277,21 +1324,21 @@ TAIL = 9
 class Plan:
     """The public parameters of the mechanism; whatever privacy rests on is an integer derived here."""
 
-    unit: str
-    rounds: int
-    delta: float
     clip_norm: float
-    sampling_rate: float
-    visible_sampling: bool
-    max_participations: int
+    delta: float
     expected_units: int
-    noise_multiplier: float
+    grid: float
     helpers: int
     max_colluding: int
+    max_participations: int
     min_helpers: int
+    noise_multiplier: float
     ring_bits: int
-    grid: float
+    rounds: int
+    sampling_rate: float
+    unit: str
     units_bound: int
+    visible_sampling: bool
 
     @property
     def private(self) -> bool:
@@ -1848,11 +1895,10 @@ class Chain:
 def power(base: float, exponent: int) -> float:
     """``base ** exponent`` by multiplications alone, as libraries' ``pow`` differ."""
     result = 1.0
-    while exponent:
-        if exponent & 1:
+    for bit in reversed(f"{exponent:b}"):
+        if bit == "1":
             result *= base
         base *= base
-        exponent >>= 1
     return result
 
 
@@ -1870,18 +1916,15 @@ def half_cosine(done: int, rounds: int) -> float:
 
 def should_stop(losses: Sequence[float], patience: int) -> bool:
     """Whether the smoothed loss was lowest more than ``patience`` measured rounds ago."""
-    if not patience:
-        return False
     keep = 1.0 - 2.0 / (patience + 1.0)
-    smooth, best, since = math.nan, math.inf, 0
-    for loss in losses:
-        if math.isnan(loss):
-            continue
-        smooth = loss if math.isnan(smooth) else keep * smooth + (1.0 - keep) * loss
-        since += 1
-        if smooth < best:
-            best, since = smooth, 0
-    return since > patience
+
+    def smoothed(before: float, loss: float) -> float:
+        return keep * before + (1.0 - keep) * loss
+
+    measured = itertools.filterfalse(math.isnan, losses)
+    course = [math.inf, *itertools.accumulate(measured, smoothed)]
+    lowest = course.index(min(course))
+    return patience > 0 and len(course) - 1 - lowest > patience
 
 
 # ==================================================================================================
@@ -2082,15 +2125,6 @@ PLACES = {
 MAX_TEXT, MAX_SIMULATED = 500, 64
 
 
-class Place(NamedTuple):
-    """What the message in a member must be."""
-
-    type: str
-    party: str
-    role: str
-    round: int
-
-
 def place_of(name: str) -> Place | None:
     """What the message in this member must be; None if no party's message belongs there."""
     match = MESSAGE_FILE.fullmatch(name)
@@ -2182,13 +2216,14 @@ class Bundle:
         self.members = members
         self.head = read_head(members.get(MANIFEST_FILE))
         self.roster = read_roster(members.get("roster.json", b""))
-        self.digests = {name: sha256(data).hex() for name, data in members.items()}
         self.messages: dict[str, Message] = {}
         self.faults: list[str] = []
-        self._logs: dict[str, PartyLog | Missing | Wrong] = {}
+        self._logs: dict[str, LogOrFault] = {}
+        self._contexts: dict[tuple[int, bytes], bytes] = {}
         names = [name for name in members if name == OFFER or place_of(name) is not None]
         # Signatures take the longest: another process checks most while this one reads the rest.
         others = SecondProcess(len(names), lambda number: self._is_signed(names[number]))
+        self.digests = {name: sha256(data).hex() for name, data in members.items()}
         opened: dict[str, tuple[Message, Signed]] = {}
         for name in names:
             try:
@@ -2196,18 +2231,38 @@ class Bundle:
             except Wrong as error:
                 self.faults.append(f"{name}: {error}")
         self._read_logs([message for message, _ in opened.values()])
+        # The other process knows the sender from the member's name, and asks after no one else.
+        asked = {
+            name
+            for name in names[: others.count]
+            if name in opened and opened[name][0].party == self._sender(name)
+        }
+        good = {name for name in opened if name not in asked and is_signed(*opened[name][1])}
         answers = dict(zip(names, others.answers(), strict=False))
-        for name, (message, signed) in opened.items():
-            if answers[name] if name in answers else is_signed(*signed):
+        for name in asked:
+            if answers[name] if answers else is_signed(*opened[name][1]):
+                good.add(name)
+        for name, (message, _) in opened.items():
+            if name in good:
                 self.messages[name] = message
             else:
                 self.faults.append(f"{name}: the signature is not that of {message.party}")
 
+    def _sender(self, name: str) -> str:
+        """Whose message belongs into a member; empty for the offer, which names its leader itself."""
+        place = place_of(name)
+        return place.party if place is not None else ""
+
     def _is_signed(self, name: str) -> bool:
+        """Whether a member is signed by the party that its name says: no more of it need be read."""
+        member = self.roster.members.get(self._sender(name))
+        if member is None:
+            return False
         try:
-            return is_signed(*open_message(self.members[name], self.roster)[1])
+            signed = decode(SIGNED_MESSAGE, self.members[name], "a signed message")
         except Wrong:
             return False
+        return is_signed(member.key, signed["signature"], MESSAGE_DOMAIN + signed["header"])
 
     def _read_logs(self, messages: Iterable[Message]) -> None:
         """Every log, with its roots at the sizes that others name (believed or not: they only ask)."""
@@ -2338,7 +2393,7 @@ class Bundle:
                 continue
             kinds = found.setdefault(place.round, {})
             message = self.messages.get(name)
-            if message is not None and _belongs(message, place):
+            if message is not None and message.place == place:
                 kinds.setdefault(place.type, {})[place.party] = message
         return [
             Round(
@@ -2361,12 +2416,21 @@ class Bundle:
         """The clients whose uploads the transcript shows."""
         return {client for view in self.rounds for client in view.uploads}
 
+    def uploaded(self, client: str) -> bool:
+        """Whether a client sent an upload, as the transcript or its own log says."""
+        log = self.log_or_fault(client)
+        logged = isinstance(log, PartyLog) and log.of("upload.sent")
+        return client in self.uploaders or bool(logged)
+
     def present(self, view: Round) -> list[str]:
         """The helpers that a round was started with, in protocol order."""
         return [name for name in self.helpers if name in view.keys]
 
     def context(self, view: Round, model: bytes) -> bytes:
         """What every upload and answer of a round must name: run, model, plan, helpers and their keys."""
+        known = self._contexts.get((view.number, model))
+        if known is not None:
+            return known
         present = self.present(view)
         if len(present) < self.plan.min_helpers:
             raise Missing(f"keys of round {view.number} are not there, or too few helpers had one")
@@ -2381,7 +2445,7 @@ class Bundle:
             "bits": self.plan.ring_bits,
             "keys": [{"helper": name, "key": view.keys[name].body["key"]} for name in present],
         }
-        return sha256(cbor(fields))
+        return self._contexts.setdefault((view.number, model), sha256(cbor(fields)))
 
     # --- logs ------------------------------------------------------------------------------------
 
@@ -2389,7 +2453,7 @@ class Bundle:
         """Name of a party's log."""
         return log_origin(self.roster.federation, party)
 
-    def _read_log(self, party: str, sizes: set[int]) -> PartyLog | Missing | Wrong:
+    def _read_log(self, party: str, sizes: set[int]) -> LogOrFault:
         events = self.members.get(f"logs/{party}.jsonl")
         proof = self.members.get(f"logs/{party}.proof")
         note = self.members.get(f"logs/{party}.checkpoint")
@@ -2423,20 +2487,20 @@ class Bundle:
             raise Missing(f"the log of {party} does not hold, see log-inclusion")
         return found
 
-    def log_or_fault(self, party: str) -> PartyLog | Missing | Wrong:
+    def log_or_fault(self, party: str) -> LogOrFault:
         """A party's log, or why there is none."""
         return self._logs.get(party) or Missing(f"the bundle holds no log of {party}")
 
     def logged_cohort(self, round_number: int) -> list[bytes]:
         """The upload digests that the leader logged as the cohort of a round."""
-        events = self.log(self.leader).in_round("cohort.fixed", round_number)
+        events = self.log(self.leader).of("cohort.fixed", round_number)
         if len(events) != 1:
             raise Missing(f"the leader logged {len(events)} cohorts for round {round_number}")
         return events[0].digests("uploads")
 
     def logged_model(self, round_number: int) -> bytes:
         """The digest of the model that the leader logged for a round."""
-        events = self.log(self.leader).in_round("round.started", round_number)
+        events = self.log(self.leader).of("round.started", round_number)
         if not events:
             raise Missing(f"the leader logged no start of round {round_number}")
         return events[0].digest("model")
@@ -2489,10 +2553,6 @@ class Bundle:
         if isinstance(found, Missing):
             raise found
         return found
-
-
-def _belongs(message: Message, place: Place) -> bool:
-    return (message.type, message.party, message.role, message.round) == place
 
 
 def cohort_digest(uploads: Sequence[bytes]) -> bytes:
@@ -2619,25 +2679,15 @@ def read_model(data: bytes) -> tuple[bytes, Fields]:
 # ==================================================================================================
 # 14. Claims
 # ==================================================================================================
+# A claim is a generator. It yields what speaks against it, a status and a reason each, and returns what to
+# say when nothing did. Every part runs as far as the evidence reaches, see `part`.
 
-CLAIMS = (
-    "authenticity",
-    "integrity",
-    "log-inclusion",
-    "witness",
-    "same-job",
-    "cohort",
-    "one-sum-per-upload",
-    "policy",
-    "receipts",
-    "residency",
-    "epsilon",
-    "budget",
-    "model-chain",
-    "statements",
-)
 PASS, FAIL, NOT_PROVEN = "PASS", "FAIL", "NOT PROVEN"
-MAX_REASONS = 3
+REASONS_SHOWN = 3
+
+Remark = tuple[str, str]
+Remarks = Generator[Remark, None, None]
+Argument = Generator[Remark, None, str]
 
 
 class Claim(NamedTuple):
@@ -2648,805 +2698,728 @@ class Claim(NamedTuple):
     reason: str
 
 
-class Findings:
-    """Collects what speaks against one claim.
-
-    Args:
-        claim: Its id.
-    """
-
-    def __init__(self, claim: str) -> None:
-        self.claim = claim
-        self._failed: list[str] = []
-        self._unproven: list[str] = []
-
-    def fail(self, reason: str) -> None:
-        """The evidence contradicts the claim."""
-        self._failed.append(reason)
-
-    def unproven(self, reason: str) -> None:
-        """The evidence does not reach."""
-        self._unproven.append(reason)
-
-    def require(self, condition: bool, reason: str) -> bool:
-        """Fails with ``reason`` unless ``condition``."""
-        if not condition:
-            self.fail(reason)
-        return condition
-
-    def attempt(self, check: Callable[[], None], about: str = "") -> None:
-        """One part that lacks something does not hide what is wrong with another."""
-        try:
-            check()
-        except Missing as missing:
-            self.unproven(str(missing))
-        except Wrong as error:
-            self.fail(about + str(error))
-
-    def conclude(self, passed: str | Callable[[], str]) -> Claim:
-        """FAIL before NOT PROVEN before PASS."""
-        if self._failed:
-            return Claim(self.claim, FAIL, _summary(self._failed))
-        if self._unproven:
-            return Claim(self.claim, NOT_PROVEN, _summary(self._unproven))
-        return Claim(self.claim, PASS, passed if isinstance(passed, str) else passed())
+def judge(name: str, argument: Argument) -> Claim:
+    """Hears an argument to its end: one contradiction is FAIL, whatever else lacks."""
+    against: dict[str, dict[str, None]] = {FAIL: {}, NOT_PROVEN: {}}
+    passed = ""
+    try:
+        while True:
+            status, reason = next(argument)
+            against[status][reason] = None
+    except StopIteration as end:
+        passed = end.value
+    except Missing as missing:
+        against[NOT_PROVEN][str(missing)] = None
+    except Exception as error:  # noqa: BLE001 - what nobody foresaw speaks against the claim
+        against[FAIL][_reason(error)] = None
+    for status, reasons in against.items():
+        if reasons:
+            told = "; ".join(itertools.islice(reasons, REASONS_SHOWN))
+            left = max(0, len(reasons) - REASONS_SHOWN)
+            return Claim(name, status, f"{told}; and {left} more" if left else told)
+    return Claim(name, PASS, passed)
 
 
-def _summary(reasons: list[str]) -> str:
-    distinct = list(dict.fromkeys(reasons))
-    more = len(distinct) - MAX_REASONS
-    return "; ".join(distinct[:MAX_REASONS]) + (f"; and {more} more" if more > 0 else "")
-
-
-def each_client(bundle: Bundle, findings: Findings, check: Callable[[str, PartyLog], None]) -> None:
-    """Checks every client's log."""
-    for client in bundle.clients:
-
-        def check_one(client: str = client) -> None:
-            check(client, bundle.log(client))
-
-        findings.attempt(check_one, f"{client}: ")
+def part(
+    remarks: Generator[Remark, None, Result], about: str = ""
+) -> Generator[Remark, None, Result | None]:
+    """Part of an argument: if it breaks off, that is a remark too, and the other parts are heard."""
+    try:
+        return (yield from remarks)
+    except Missing as missing:
+        yield NOT_PROVEN, str(missing)
+    except Wrong as error:
+        yield FAIL, about + str(error)
+    return None
 
 
 # --- authenticity ---------------------------------------------------------------------------------
 
 
-def authenticity(bundle: Bundle, trust: Trust | None) -> Claim:
+def authenticity(bundle: Bundle, trust: Trust | None) -> Argument:
     """Every message, every checkpoint and, by every party, the manifest is signed; by trusted keys."""
-    findings = Findings("authenticity")
-    for fault in bundle.faults:
-        findings.fail(fault)
-    findings.attempt(lambda: _check_manifest(bundle, findings))
-    for name, note in bundle.members.items():
+    if trust is None:
+        yield NOT_PROVEN, "no trust file: signatures agree only with the bundle's own roster"
+    elif trust.roster.digest != bundle.roster.digest:
+        yield FAIL, _first_difference(trust.roster, bundle.roster)
+    yield from ((FAIL, fault) for fault in bundle.faults)
+    yield from part(_manifest_is_signed(bundle))
+    for name in bundle.members:
         match = LOG_FILE.fullmatch(name)
         if match is not None and name.endswith(".checkpoint"):
-            findings.attempt(partial(_check_note, bundle, note, match["party"]), f"{name}: ")
-    if trust is None:
-        findings.unproven(
-            "no trust file: signatures agree with the bundle's own roster, which anyone can make"
-        )
-    elif trust.roster.digest != bundle.roster.digest:
-        findings.fail(_roster_difference(trust.roster, bundle.roster))
-    return findings.conclude(
+            yield from part(_checkpoint_is_signed(bundle, name, match["party"]), f"{name}: ")
+    return (
         f"{len(bundle.messages)} messages and every checkpoint are signed by parties of the trusted "
         "roster, the manifest by every party of the run"
     )
 
 
-def _check_note(bundle: Bundle, note: bytes, party: str) -> None:
-    body, _ = bundle.signed_note(note, party)
+def _checkpoint_is_signed(bundle: Bundle, name: str, party: str) -> Remarks:
+    body, _ = bundle.signed_note(bundle.members[name], party)
     read_checkpoint(body, body.partition("\n")[0])
+    yield from ()
 
 
-def _check_manifest(bundle: Bundle, findings: Findings) -> None:
-    """``manifest.sig``: the digest of the manifest, signed by the parties, in order of their names."""
-    digest = sha256(bundle.members[MANIFEST_FILE]).hex()
-    parties = {log_origin(bundle.head.federation, name): name for name in bundle.parties}
-    keys = {name: bundle.roster.member(party).key for name, party in parties.items()}
+def _signers(bundle: Bundle) -> frozenset[str]:
+    """Who signed ``manifest.sig``: the digest of the manifest, one line a party in order of the names."""
+    due = {
+        log_origin(bundle.head.federation, party): bundle.roster.member(party)
+        for party in bundle.parties
+    }
+    expected = f"tacit bundle v2\nsha256 {bundle.digests[MANIFEST_FILE]}\n"
     try:
         body, lines = read_note(bundle.members.get(SIGNATURES_FILE, b""))
-        need(body == f"tacit bundle v2\nsha256 {digest}\n", "it signs another manifest")
-        names = [line.name for line in lines]
-        need(names == sorted(set(names)), "its lines are not one a party, in order of the names")
+        need(body == expected, "it signs another manifest")
+        last, signed = "", set[str]()
         for line in lines:
-            need(line.name in keys, f"{line.name[:80]!r} took no part in the run")
-            good = signs_note(line, body, keys[line.name])
-            need(good, f"the signature of {parties[line.name]} is wrong")
+            need(line.name > last, "its lines are not one a party, in order of the names")
+            last, party = line.name, due.pop(line.name, None)
+            if party is None:
+                raise Wrong(f"{line.name[:80]!r} took no part in the run")
+            good = signs_note(line, body, party.key)
+            need(good, f"the signature of {party.name} is wrong")
+            signed.add(party.name)
     except Wrong as error:
-        findings.fail(f"{SIGNATURES_FILE}: {error}")
-        return
-    signed = {parties[name] for name in names}
-    findings.require(bundle.leader in signed, "the leader did not sign the manifest")
-    for party in bundle.parties:
-        if party not in signed:
-            findings.unproven(f"{party} took part and did not sign the manifest")
+        raise Wrong(f"{SIGNATURES_FILE}: {error}") from error
+    return frozenset(signed)
 
 
-def _roster_difference(pinned: Roster, shown: Roster) -> str:
-    for name, member in shown.members.items():
-        if pinned.members.get(name) != member:
-            return f"'{name}' of the bundle's roster is not the one that the trust file pins"
-    lacking = sorted(set(pinned.members) - set(shown.members))
-    if lacking:
-        return f"the bundle's roster lacks '{lacking[0]}', which the trust file pins"
-    return "the trust file is of another federation"
+def _manifest_is_signed(bundle: Bundle) -> Remarks:
+    """By every party of the run, and in any case by the leader."""
+    signed = _signers(bundle)
+    for name in bundle.parties:
+        if name not in signed:
+            status = FAIL if name == bundle.leader else NOT_PROVEN
+            yield status, f"{name} took part and did not sign the manifest"
+
+
+def _first_difference(pinned: Roster, shown: Roster) -> str:
+    """What is another in the bundle's roster than in the trust file."""
+    both = {**pinned.members, **shown.members}
+    other = [name for name in both if pinned.members.get(name) != shown.members.get(name)]
+    if not other:
+        return "the trust file is of another federation"
+    return f"'{min(other)}' of the bundle's roster is not the one that the trust file pins"
 
 
 # --- integrity ------------------------------------------------------------------------------------
 
 
-def integrity(bundle: Bundle) -> Claim:
+def integrity(bundle: Bundle) -> Argument:
     """Every member is there, is known, and has the digest that the manifest says."""
-    findings = Findings("integrity")
-    listed_files = bundle.head.files
-    files = set(bundle.members) - {MANIFEST_FILE, SIGNATURES_FILE}
-    for name in sorted(files ^ set(listed_files)):
-        findings.fail(f"{name} is {'missing' if name in listed_files else 'not listed'}")
-    for name in sorted(files):
-        same = listed_files.get(name, bundle.digests[name]) == bundle.digests[name]
-        findings.require(same, f"{name} is not what the manifest says")
-        findings.require(is_known(name), f"{name} does not belong into a bundle")
-    findings.require(
-        bundle.head.model == listed_files.get(FINAL, ""),
-        "the manifest names another model than the released one",
-    )
-    part = {
+    said = bundle.head.files
+    found = {
         name: digest
-        for name, digest in listed_files.items()
-        if name in INPUTS or name.startswith("transcript/")
+        for name, digest in bundle.digests.items()
+        if name not in (MANIFEST_FILE, SIGNATURES_FILE)
     }
-    findings.require(
-        sha256(canonical_json(part)).hex() == bundle.head.transcript,
-        "the manifest names another transcript than the members make",
-    )
-    return findings.conclude(
-        f"the archive is canonical and all {len(files)} members match the manifest"
-    )
+    for name in sorted({*said, *found}):
+        if name not in found:
+            yield FAIL, f"{name} is missing"
+        elif name not in said:
+            yield FAIL, f"{name} is not listed"
+        elif said[name] != found[name]:
+            yield FAIL, f"{name} is not what the manifest says"
+        if name in found and not is_known(name):
+            yield FAIL, f"{name} does not belong into a bundle"
+    if said.get(FINAL, "") != bundle.head.model:
+        yield FAIL, "the manifest names another model than the released one"
+    inputs = filter(lambda name: name in INPUTS or name.startswith("transcript/"), said)
+    transcript = sha256(canonical_json({name: said[name] for name in inputs})).hex()
+    if transcript != bundle.head.transcript:
+        yield FAIL, "the manifest names another transcript than the members make"
+    return f"the archive is canonical and all {len(found)} members match the manifest"
 
 
 # --- log-inclusion --------------------------------------------------------------------------------
 
 
-def log_inclusion(bundle: Bundle) -> Claim:
+def log_inclusion(bundle: Bundle) -> Argument:
     """Every event stands under its party's checkpoint, none lacks, and every log kept its history."""
-    findings = Findings("log-inclusion")
-    shown = {match["party"] for match in map(LOG_FILE.fullmatch, bundle.members) if match}
-    for stranger in sorted(shown - set(bundle.parties)):
-        findings.fail(f"there is a log of {stranger}, who is not in the run")
+    named = {match["party"] for match in map(LOG_FILE.fullmatch, bundle.members) if match}
+    for stranger in sorted(named.difference(bundle.parties)):
+        yield FAIL, f"there is a log of {stranger}, who is not in the run"
     count = 0
     for party in bundle.parties:
         log = bundle.log_or_fault(party)
-        if isinstance(log, Missing):
-            findings.unproven(str(log))
-        elif isinstance(log, Wrong):
-            findings.fail(str(log))
-        else:
+        if isinstance(log, PartyLog):
             count += len(log.events)
-            _check_end(bundle, party, log, findings)
-            _check_history(bundle, party, log, findings)
+            yield from part(_log_is_whole(bundle, party, log))
+        else:
+            yield (FAIL if isinstance(log, Wrong) else NOT_PROVEN), str(log)
     if bundle.complete:
-        findings.attempt(lambda: _check_last_round(bundle, findings))
-    return findings.conclude(
+        yield from part(_run_is_whole(bundle))
+    return (
         f"{count} events of {len(bundle.parties)} parties, none missing up to the end of the run; "
         f"{len(bundle.messages)} messages name a head of their sender's log that it still has"
     )
 
 
-def _check_end(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
-    if not log.closed:
-        reason = f"the log of {party} ends before the run was closed"
-        (findings.fail if bundle.complete else findings.unproven)(reason)
-    elif bundle.complete:
-
-        def check() -> None:
-            ended = all(event.flag("complete") for event in log.of("run.closed"))
-            findings.require(ended, f"{party} logged that the run did not end as planned")
-
-        findings.attempt(check)
-
-
-def _check_history(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
-    """The head that each message shows is one that the log had."""
+def _log_is_whole(bundle: Bundle, party: str, log: PartyLog) -> Remarks:
+    """It goes on to the end of the run, and has every head that the party's messages show."""
     for name, head in bundle.heads.get(party, {}).items():
         if head["size"] < log.start:
-            findings.unproven(f"{name} was signed before the log of {party} shows the run")
-        else:
-            same = log.roots.get(head["size"]) == head["root"]
-            findings.require(same, f"{party} has rewritten its log since it signed {name}")
+            yield NOT_PROVEN, f"{name} was signed before the log of {party} shows the run"
+        elif log.roots.get(head["size"]) != head["root"]:
+            yield FAIL, f"{party} has rewritten its log since it signed {name}"
+    if not log.closed:
+        status = FAIL if bundle.complete else NOT_PROVEN
+        yield status, f"the log of {party} ends before the run was closed"
+    elif bundle.complete and not all(event.flag("complete") for event in log.of("run.closed")):
+        yield FAIL, f"{party} logged that the run did not end as planned"
 
 
 def _last_round(bundle: Bundle) -> int:
     """The last round that the leader started or gave up."""
     log = bundle.log(bundle.leader)
-    events = [*log.of("round.started"), *log.of("round.aborted")]
-    return max((event.number("round") for event in events), default=0)
+    return max(rounds_of(log.of("round.started")) | rounds_of(log.of("round.aborted")), default=0)
 
 
-def _check_last_round(bundle: Bundle, findings: Findings) -> None:
+def _run_is_whole(bundle: Bundle) -> Remarks:
     """A complete run went through all of its rounds, unless its job lets it stop early."""
-    last, rounds = _last_round(bundle), bundle.manifest["rounds"]
-    if last != rounds:
-        findings.require(
-            bundle.terms.job["evaluation"]["patience"] > 0,
-            f"the run is marked complete and ends with round {last} of {rounds}",
-        )
+    last, planned = _last_round(bundle), bundle.manifest["rounds"]
+    if last != planned and not bundle.terms.job["evaluation"]["patience"]:
+        yield FAIL, f"the run is marked complete and ends with round {last} of {planned}"
 
 
 # --- witness --------------------------------------------------------------------------------------
 
 
-def witness(bundle: Bundle, trust: Trust | None) -> Claim:
+def witness(bundle: Bundle, trust: Trust | None) -> Argument:
     """The last head of every log is cosigned by enough others, who had seen it grow."""
-    findings = Findings("witness")
     if trust is None:
-        findings.unproven("no trust file: it says how many others must have cosigned each log")
+        yield NOT_PROVEN, "no trust file: it says how many others must have cosigned each log"
     for party in bundle.parties:
-        findings.attempt(
-            partial(_check_cosigned, bundle, trust, party, findings), f"log of {party}: "
-        )
+        yield from part(_is_cosigned(bundle, trust, party), f"log of {party}: ")
         log = bundle.log_or_fault(party)
         if isinstance(log, PartyLog):
-            findings.attempt(partial(_check_refusals, party, log, findings))
-            findings.attempt(partial(_check_memories, bundle, party, log, findings))
-    return findings.conclude(
-        lambda: (
-            f"the last head of all {len(bundle.parties)} logs is cosigned by at least "
-            f"{trust.quorum if trust else 0} other operators"
-        )
+            yield from part(_refused(party, log))
+            yield from part(_remembered(bundle, party, log))
+    quorum = trust.quorum if trust is not None else 0
+    return (
+        f"the last head of all {len(bundle.parties)} logs is cosigned by at least {quorum} other "
+        "operators"
     )
 
 
-def _check_cosigned(bundle: Bundle, trust: Trust | None, party: str, findings: Findings) -> None:
+def _is_cosigned(bundle: Bundle, trust: Trust | None, party: str) -> Remarks:
     """Every line by a member of the federation or a witness that the auditor knows must be right."""
     note = bundle.members.get(f"logs/{party}.checkpoint")
     if note is None:
         raise Missing(f"the bundle holds no checkpoint of {party}")
-    body, others = bundle.signed_note(note, party)
+    order = [line.name for line in read_note(note)[1]]
+    need(all(map(operator.lt, order, order[1:])), "the lines of its checkpoint are out of order")
+    body, lines = bundle.signed_note(note, party)
     read_checkpoint(body, bundle.origin(party))
-    names = [line.name for line in read_note(note)[1]]
-    need(names == sorted(set(names)), "the lines of its checkpoint are out of order")
-    independent = trust.witnesses if trust is not None else {}
-    members = bundle.roster.members.values()
-    keys = {**independent, **{bundle.origin(m.name): m.key for m in members if m.name != party}}
-    known = [line for line in others if line.name in keys]
-    for line in known:
-        good = cosigns(line, body, keys[line.name])
-        need(good, f"the cosignature of {line.name} is forged")
-    cosigned = {line.name for line in known}
+    independent = dict(trust.witnesses) if trust is not None else {}
+    members = {bundle.origin(name): member for name, member in bundle.roster.members.items()}
+    cosigners: set[str] = set()
+    for line in lines:
+        member = members.get(line.name)
+        key = independent.get(line.name) if member is None else member.key
+        if key is None:
+            continue  # Nobody knows this name; its line counts for nothing.
+        need(cosigns(line, body, key), f"the cosignature of {line.name} is forged")
+        cosigners.add(line.name)
     if trust is None:
         return
-    witnesses = [other for other in bundle.parties if bundle.origin(other) in cosigned]
-    operators = bundle.roster.operators(witnesses) - bundle.roster.operators([party])
+    took_part = set(map(bundle.origin, bundle.parties)) & cosigners
+    operators = {members[name].operator for name in took_part}
+    operators.discard(bundle.roster.member(party).operator)
     if len(operators) < trust.quorum:
-        findings.unproven(
+        yield (
+            NOT_PROVEN,
             f"the log of {party} is cosigned by {len(operators)} other operators, required are "
-            f"{trust.quorum}"
+            f"{trust.quorum}",
         )
-    for name in sorted(set(independent) - cosigned):
-        findings.unproven(f"the witness {name} has not cosigned the log of {party}")
+    for name in sorted(independent.keys() - cosigners):
+        yield NOT_PROVEN, f"the witness {name} has not cosigned the log of {party}"
 
 
-def _check_refusals(party: str, log: PartyLog, findings: Findings) -> None:
+def _refused(party: str, log: PartyLog) -> Remarks:
     """Nobody saw a log that had been rolled back or forked."""
-    for event in [*log.events, *log.own]:
+    for event in itertools.chain(log.events.values(), log.own.values()):
         if event.kind == "witness.refused":
-            code, of = event.text("code"), event.text("log")
+            code, about = event.text("code"), event.text("log")
             if code in ("witness.rolled-back", "witness.forked"):
-                findings.fail(f"{party} would not cosign the log of {of}: {code}")
+                yield FAIL, f"{party} would not cosign the log of {about}: {code}"
 
 
-def _check_memories(bundle: Bundle, party: str, log: PartyLog, findings: Findings) -> None:
+def _remembered(bundle: Bundle, party: str, log: PartyLog) -> Remarks:
     """What this party cosigned last of each other log is a prefix of the log that the bundle shows."""
     for event in log.of("log.witnessed"):
         owner = event.text("log")
         body, _ = bundle.signed_note(event.text("note").encode(), owner)
-        held = read_checkpoint(body, bundle.origin(owner))
+        size, root = read_checkpoint(body, bundle.origin(owner))
         shown = bundle.log_or_fault(owner)
-        if not isinstance(shown, PartyLog):
+        if not isinstance(shown, PartyLog) or size < shown.start:
             continue
-        if held.size > shown.size:
-            findings.unproven(f"{party} has seen {held.size} events of the log of {owner}")
-            continue
-        root = shown.roots.get(held.size)
-        same = held.size < shown.start or root == held.root
-        findings.require(same, f"{party} has seen, signed by {owner}, another history of its log")
+        if size > shown.size:
+            yield NOT_PROVEN, f"{party} has seen {size} events of the log of {owner}"
+        elif shown.roots.get(size) != root:
+            yield FAIL, f"{party} has seen, signed by {owner}, another history of its log"
 
 
 # --- same-job -------------------------------------------------------------------------------------
 
 
-def same_job(bundle: Bundle, trust: Trust | None) -> Claim:
+def same_job(bundle: Bundle, trust: Trust | None) -> Argument:
     """Run, job, schema, code and roster are the same everywhere, and as the trust file says."""
-    findings = Findings("same-job")
-    manifest, run = bundle.manifest, bundle.head.run
-    findings.require(sha256(cbor(manifest)).hex() == run, "the offer defines another run")
-    if trust is not None and trust.run:
-        findings.require(trust.run == run, "the bundle is not of the run that the trust file names")
+    offer, run = bundle.offer, bundle.head.run
     if bundle.inconsistency:
-        findings.fail(bundle.inconsistency)
-    same = bundle.head.federation == bundle.roster.federation
-    findings.require(same, "the roster is of another federation")
+        yield FAIL, bundle.inconsistency
+    if run != sha256(cbor(offer["manifest"])).hex():
+        yield FAIL, "the offer defines another run"
+    if trust is not None and trust.run not in ("", run):
+        yield FAIL, "the bundle is not of the run that the trust file names"
+    if bundle.roster.federation != bundle.head.federation:
+        yield FAIL, "the roster is of another federation"
     for name in ("job", "schema"):
-        same = bundle.members.get(f"{name}.json") == bundle.offer[name]
-        findings.require(same, f"{name}.json is not what was offered")
-    expected = (bytes.fromhex(run), manifest["roster"], manifest["job"])
+        if offer[name] != bundle.members.get(f"{name}.json"):
+            yield FAIL, f"{name}.json is not what was offered"
     for name, message in bundle.messages.items():
-        header = message.header
-        same = (header["run"], header["roster"], header["job"]) == expected
-        findings.require(same, f"{name} belongs to another run, roster or job")
-        _check_place(bundle, name, message, findings)
-    each_client(bundle, findings, lambda who, log: _check_offered(bundle, who, log, findings))
-    findings.attempt(lambda: _check_own_offer(bundle, findings))
-    return findings.conclude("run, job, schema, code and roster agree in all messages and logs")
+        yield from _message_belongs(bundle, name, message)
+    for client in bundle.clients:
+        yield from part(_was_offered(bundle, client), f"{client}: ")
+    yield from part(_did_offer(bundle))
+    return "run, job, schema, code and roster agree in all messages and logs"
 
 
-def _check_place(bundle: Bundle, name: str, message: Message, findings: Findings) -> None:
-    place = place_of(name)
-    if place is None:
-        right = (message.type, message.party, message.round) == ("offer", bundle.leader, 0)
-    else:
-        right = _belongs(message, place)
-        known = bundle.helpers if place.role == "helper" else bundle.clients
-        findings.require(place.party in known, f"{name} is from a stranger to this run")
-    findings.require(right, f"{name} holds another message than its name says")
+def _message_belongs(bundle: Bundle, name: str, message: Message) -> Remarks:
+    """It is of this run, and stands in the member that its type, sender and round say."""
+    header, manifest = message.header, bundle.manifest
+    about = {"run": bytes.fromhex(bundle.head.run)} | {
+        part_of: manifest[part_of] for part_of in ("roster", "job")
+    }
+    if any(header[key] != value for key, value in about.items()):
+        yield FAIL, f"{name} belongs to another run, roster or job"
+    place = place_of(name) or Place("offer", bundle.leader, "leader", 0)
+    if place.party not in {"client": bundle.clients, "helper": bundle.helpers}.get(
+        place.role, [bundle.leader]
+    ):
+        yield FAIL, f"{name} is from a stranger to this run"
+    if message.place != place:
+        yield FAIL, f"{name} holds another message than its name says"
 
 
-def _check_offered(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
+def _was_offered(bundle: Bundle, client: str) -> Remarks:
     """What the client logged about the offer that it received."""
-    manifest = bundle.manifest
-    expected = {name: manifest[name].hex() for name in ("job", "schema", "code", "roster")}
-    expected["leader"] = manifest["leader"]
-    offers = log.of("offer.received")
-    findings.require(bool(offers), f"{client} logged no offer")
-    for event in offers:
-        for name, value in expected.items():
-            findings.require(event.text(name) == value, f"{client} was offered another {name}")
+    offers = bundle.log(client).of("offer.received")
+    if not offers:
+        yield FAIL, f"{client} logged no offer"
+    for name in ("job", "schema", "code", "roster", "leader"):
+        made = bundle.manifest[name]
+        made = made if isinstance(made, str) else made.hex()
+        if any(event.text(name) != made for event in offers):
+            yield FAIL, f"{client} was offered another {name}"
 
 
-def _check_own_offer(bundle: Bundle, findings: Findings) -> None:
-    manifest = bundle.manifest
-    offers = bundle.log(bundle.leader).of("run.offered")
-    findings.require(bool(offers), "the leader logged no offer")
-    for event in offers:
-        logged = (event.digest("job"), event.digest("plan"))
-        same = logged == (manifest["job"], sha256(manifest["plan"]))
-        findings.require(same, "the leader logged another job or plan")
+def _did_offer(bundle: Bundle) -> Remarks:
+    manifest, offers = bundle.manifest, bundle.log(bundle.leader).of("run.offered")
+    if not offers:
+        yield FAIL, "the leader logged no offer"
+    logged = {(event.digest("job"), event.digest("plan")) for event in offers}
+    if logged - {(manifest["job"], sha256(manifest["plan"]))}:
+        yield FAIL, "the leader logged another job or plan"
 
 
 # --- cohort ---------------------------------------------------------------------------------------
 
 
-def cohort(bundle: Bundle) -> Claim:
+def cohort(bundle: Bundle) -> Argument:
     """Every sum is over enough operators, in one context, with every helper that a site requires."""
-    findings = Findings("cohort")
-    closed = bundle.closed_rounds
-    if not closed:
-        findings.unproven("no round was closed")
-    smallest: list[int] = []
-    for view in closed:
-        findings.attempt(partial(_check_cohort, bundle, view, findings, smallest))
-    for view in bundle.rounds if bundle.masked else ():
-        for client in view.uploads:
-            findings.attempt(partial(_check_insisted, bundle, view, client, findings))
-    findings.attempt(lambda: _check_rounds(bundle, findings))
-    for party in dict.fromkeys([*bundle.clients, *bundle.helpers]):
-        findings.attempt(partial(_check_hidden, bundle, party, findings))
-    return findings.conclude(
-        lambda: (
-            f"{len(closed)} sums, each over at least {min(smallest)} operators "
-            f"(required: {bundle.manifest['min_cohort']}) in one context"
-        )
+    if not bundle.closed_rounds:
+        yield NOT_PROVEN, "no round was closed"
+    least = len(bundle.parties)
+    for view in bundle.closed_rounds:
+        least = min(least, (yield from part(_sum_is_fair(bundle, view))) or least)
+    if bundle.masked:
+        for view in bundle.rounds:
+            for client in view.uploads:
+                yield from part(_has_its_helpers(bundle, view, client))
+    yield from part(_rounds_ended(bundle))
+    for party in sorted({*bundle.clients, *bundle.helpers}):
+        yield from part(_rounds_are_shown(bundle, party))
+    return (
+        f"{len(bundle.closed_rounds)} sums, each over at least {least} operators "
+        f"(required: {bundle.manifest['min_cohort']}) in one context"
     )
 
 
-def _check_cohort(bundle: Bundle, view: Round, findings: Findings, smallest: list[int]) -> None:
-    at, minimum = view.number, bundle.manifest["min_cohort"]
-    digests = bundle.logged_cohort(at)
-    members = {name: up for name, up in view.uploads.items() if up.digest in digests}
-    if len(members) != len(digests):
+def _sum_is_fair(bundle: Bundle, view: Round) -> Generator[Remark, None, int]:
+    """Who is in the sum of a closed round: how many operators."""
+    at, listed_uploads = view.number, bundle.logged_cohort(view.number)
+    members = {name: up for name, up in view.uploads.items() if up.digest in listed_uploads}
+    if len(members) < len(listed_uploads):
         raise Missing(f"an upload of round {at}'s cohort is not in the bundle")
     operators = len(bundle.roster.operators(members))
-    smallest.append(operators)
-    findings.require(
-        operators >= minimum, f"round {at} has {operators} operators, required are {minimum}"
-    )
-    strangers = set(members) - set(bundle.clients)
-    findings.require(not strangers, f"round {at} holds a stranger's upload")
-    name = cohort_digest([upload.digest for upload in members.values()])
-    contexts = {upload.body["context"] for upload in members.values()}
+    if operators < (minimum := bundle.manifest["min_cohort"]):
+        yield FAIL, f"round {at} has {operators} operators, required are {minimum}"
+    if not members.keys() <= set(bundle.clients):
+        yield FAIL, f"round {at} holds a stranger's upload"
+    name = cohort_digest(listed_uploads)
+    logged = bundle.log(bundle.leader).of("aggregate.computed", at)
+    if any(event.digest("cohort") != name for event in logged):
+        yield FAIL, f"the leader summed another cohort in round {at}"
     if bundle.masked:
-        expected = bundle.context(view, bundle.logged_model(at))
-        findings.require(contexts == {expected}, f"an upload of round {at} names another context")
-        _check_masks(bundle, view, members, findings)
-        for helper in bundle.present(view):
-            _check_answer(view, helper, (expected, name), findings)
-    else:
-        findings.require(len(contexts) == 1, f"the uploads of round {at} differ in context")
-    for event in bundle.log(bundle.leader).in_round("aggregate.computed", at):
-        same = event.digest("cohort") == name
-        findings.require(same, f"the leader summed another cohort in round {at}")
+        yield from _meant_this_sum(bundle, view, members, name)
+    elif len({upload.body["context"] for upload in members.values()}) > 1:
+        yield FAIL, f"the uploads of round {at} differ in context"
+    return operators
 
 
-def _check_insisted(bundle: Bundle, view: Round, client: str, findings: Findings) -> None:
-    """An upload is masked for the helpers that its site insists on, and for too many to all collude."""
-    at, present = view.number, set(bundle.present(view))
-    sealed = {seed["helper"] for seed in view.uploads[client].body["seeds"]}
-    for event in bundle.log(client).of("offer.accepted"):
-        required = set(event.texts("required_helpers"))
-        for helper in sorted(required - sealed):
-            findings.fail(f"{client} uploaded in round {at} without its helper {helper}")
-        for helper in sorted(required & sealed - present):
-            findings.unproven(f"the key of helper {helper} for round {at} is not there")
-        colluding = event.number("max_colluding_helpers")
-        operators = bundle.roster.operators(sealed & set(bundle.helpers))
-        findings.require(
-            len(operators) > colluding,
-            f"{client} uploaded in round {at} although all its helpers might have colluded",
-        )
-
-
-def _check_masks(
-    bundle: Bundle, view: Round, members: Mapping[str, Message], findings: Findings
-) -> None:
-    present = set(bundle.present(view))
+def _meant_this_sum(
+    bundle: Bundle, view: Round, members: Mapping[str, Message], name: bytes
+) -> Remarks:
+    """Every upload is for the round's context and helpers, every helper answered for this cohort."""
+    at, helpers = view.number, bundle.present(view)
+    context = bundle.context(view, bundle.logged_model(at))
     for upload in members.values():
-        findings.require(
-            {seed["helper"] for seed in upload.body["seeds"]} == present,
-            f"an upload of round {view.number} is not masked for every helper present",
-        )
+        if upload.body["context"] != context:
+            yield FAIL, f"an upload of round {at} names another context"
+        if _sealed_for(upload) != set(helpers):
+            yield FAIL, f"an upload of round {at} is not masked for every helper present"
+    for helper in helpers:
+        answer = view.answers.get(helper)
+        if answer is None:
+            yield NOT_PROVEN, f"the answer of helper {helper} in round {at} is not there"
+        elif answer.body["context"] != context or answer.body["cohort"] != name:
+            yield FAIL, f"helper {helper} answered for another cohort in round {at}"
 
 
-def _check_answer(
-    view: Round, helper: str, expected: tuple[bytes, bytes], findings: Findings
-) -> None:
-    answer = view.answers.get(helper)
-    if answer is None:
-        findings.unproven(f"the answer of helper {helper} in round {view.number} is not there")
-    else:
-        same = (answer.body["context"], answer.body["cohort"]) == expected
-        findings.require(
-            same, f"helper {helper} answered for another cohort in round {view.number}"
-        )
+def _sealed_for(upload: Message) -> set[str]:
+    """The helpers whose masks are on an upload."""
+    return {seed["helper"] for seed in upload.body["seeds"]}
 
 
-def _rounds_of(events: Iterable[Event]) -> set[int]:
+def _has_its_helpers(bundle: Bundle, view: Round, client: str) -> Remarks:
+    """An upload is masked for the helpers that its site insists on, and for too many to all collude."""
+    masks = _sealed_for(view.uploads[client])
+    operators = bundle.roster.operators(masks.intersection(bundle.helpers))
+    for event in bundle.log(client).of("offer.accepted"):
+        for helper in sorted(set(event.texts("required_helpers"))):
+            if helper not in masks:
+                yield FAIL, f"{client} uploaded in round {view.number} without its helper {helper}"
+            elif helper not in bundle.present(view):
+                yield NOT_PROVEN, f"the key of helper {helper} for round {view.number} is not there"
+        if event.number("max_colluding_helpers") >= len(operators):
+            yield (
+                FAIL,
+                f"{client} uploaded in round {view.number} although all its helpers might have "
+                "colluded",
+            )
+
+
+def rounds_of(events: Iterable[Event]) -> set[int]:
+    """The rounds that events name."""
     return {event.number("round") for event in events}
 
 
-def _check_rounds(bundle: Bundle, findings: Findings) -> None:
+def _rounds_ended(bundle: Bundle) -> Remarks:
     """Every round of the transcript is one of the run's, and has either a sum or an abort."""
-    aborted = _rounds_of(bundle.log(bundle.leader).of("round.aborted"))
-    closed = {view.number for view in bundle.closed_rounds}
-    for at in sorted(closed & aborted):
-        findings.fail(f"round {at} has a sum, and the leader logged that it gave none")
+    aborted = rounds_of(bundle.log(bundle.leader).of("round.aborted"))
     for view in bundle.rounds:
-        at = view.number
-        inside = 1 <= at <= bundle.manifest["rounds"]
-        findings.require(inside, f"the run has no round {at}, the transcript has")
-        if bundle.complete:
-            ended = at in closed | aborted
-            findings.require(ended, f"round {at} has neither a sum nor an abort")
+        given_up, summed = view.number in aborted, view.total is not None
+        if view.number not in range(1, bundle.manifest["rounds"] + 1):
+            yield FAIL, f"the run has no round {view.number}, the transcript has"
+        if given_up and summed:
+            yield FAIL, f"round {view.number} has a sum, and the leader logged that it gave none"
+        elif bundle.complete and not given_up and not summed:
+            yield FAIL, f"round {view.number} has neither a sum nor an abort"
 
 
-def _check_hidden(bundle: Bundle, party: str, findings: Findings) -> None:
+def _rounds_are_shown(bundle: Bundle, party: str) -> Remarks:
     """Every round in a client's or helper's log is in the transcript, or given up by the leader."""
-    known = {view.number for view in bundle.rounds}
     log = bundle.log(party)
-    kinds = ("model.checked", "upload.sent", "mask-sum.answered")
-    named = _rounds_of(event for kind in kinds for event in log.of(kind))
-    if named <= known:
+    left = rounds_of(
+        [*log.of("model.checked"), *log.of("upload.sent"), *log.of("mask-sum.answered")]
+    )
+    left.difference_update(view.number for view in bundle.rounds)
+    if not left:
         return
     leaders = bundle.log(bundle.leader)
-    known |= _rounds_of(leaders.of("round.aborted"))
-    started = _rounds_of(leaders.of("round.started"))
-    if not bundle.complete and started:
-        known.add(max(started))
-    hidden = sorted(named - known)
-    if hidden:
-        findings.fail(f"{party} took part in round {hidden[0]}, which the transcript does not show")
+    left -= rounds_of(leaders.of("round.aborted"))
+    if not bundle.complete:  # The last round of a run that broke off may have left nothing.
+        left.discard(max(rounds_of(leaders.of("round.started")), default=-1))
+    if left:
+        yield FAIL, f"{party} took part in round {min(left)}, which the transcript does not show"
 
 
 # --- one-sum-per-upload ---------------------------------------------------------------------------
 
 
-def one_sum_per_upload(bundle: Bundle) -> Claim:
+def one_sum_per_upload(bundle: Bundle) -> Argument:
     """No helper answered twice in a round or context, and no upload is in two sums."""
-    findings = Findings("one-sum-per-upload")
     if not bundle.masked:
-        findings.unproven("aggregation is plain: the leader holds every contribution")
-        return findings.conclude("")
+        raise Missing("aggregation is plain: the leader holds every contribution")
     for helper in bundle.helpers:
-        findings.attempt(partial(_check_answers, bundle, helper, findings))
-    findings.attempt(lambda: _check_reuse(bundle, findings))
-    findings.attempt(lambda: _check_shown(bundle, findings))
+        yield from part(_answered_once(bundle, helper))
+    yield from part(_summed_once(bundle))
+    for view in bundle.closed_rounds:
+        yield from part(_messages_are_shown(bundle, view))
     answers = sum(len(view.answers) for view in bundle.rounds)
-    return findings.conclude(
+    return (
         f"{answers} answers of {len(bundle.helpers)} helpers, one per helper and round; "
         "no upload is in two sums"
     )
 
 
-def _check_answers(bundle: Bundle, helper: str, findings: Findings) -> None:
+def _answered_once(bundle: Bundle, helper: str) -> Remarks:
     """The helper's log against itself and against the transcript."""
     log = bundle.log(helper)
-    logged: dict[int, bytes] = {}
-    contexts: set[bytes] = set()
-    for event in log.of("mask-sum.answered"):
-        at, context = event.number("round"), event.digest("context")
-        fresh = at not in logged and context not in contexts
-        findings.require(fresh, f"helper {helper} answered twice in round {at}")
-        logged[at] = event.digest("answer")
-        contexts.add(context)
+    events = log.of("mask-sum.answered")
+    by_round = Counter(event.number("round") for event in events)
+    by_context = Counter(event.digest("context") for event in events)
+    for event in events:
+        if by_round[event.number("round")] > 1 or by_context[event.digest("context")] > 1:
+            yield FAIL, f"helper {helper} answered twice in round {event.number('round')}"
+    logged = {(event.number("round"), event.digest("answer")) for event in events}
     for view in bundle.rounds:
-        answer = view.answers.get(helper)
-        if answer is not None:
-            same = logged.get(view.number) == answer.digest
-            reason = f"helper {helper} did not log its answer of round {view.number}"
-            findings.require(same, reason)
+        shown = view.answers.get(helper)
+        if shown is not None and (view.number, shown.digest) not in logged:
+            yield FAIL, f"helper {helper} did not log its answer of round {view.number}"
     if not log.closed:
-        findings.unproven(f"the log of helper {helper} ends before the run was closed")
+        yield NOT_PROVEN, f"the log of helper {helper} ends before the run was closed"
 
 
-def _check_reuse(bundle: Bundle, findings: Findings) -> None:
-    seen: dict[bytes, int] = {}
+def _summed_once(bundle: Bundle) -> Remarks:
+    """No two sums, nor one sum twice, hold the same upload: by the leader's own account."""
+    sums_with: dict[bytes, int] = {}
     for event in bundle.log(bundle.leader).of("cohort.fixed"):
         at = event.number("round")
         for upload in event.digests("uploads"):
-            first = seen.setdefault(upload, at) if upload not in seen else None
-            reason = f"an upload is in the sums of rounds {seen[upload]} and {at}"
-            findings.require(first is not None, reason)
-            seen[upload] = at
+            if upload in sums_with:
+                yield FAIL, f"an upload is in the sums of rounds {sums_with[upload]} and {at}"
+            sums_with[upload] = at
 
 
-def _check_shown(bundle: Bundle, findings: Findings) -> None:
-    """What helpers and clients sent in a round with a sum is there."""
-    for view in bundle.closed_rounds:
-        at = view.number
-        for helper in bundle.helpers:
-            for event in bundle.log(helper).in_round("mask-sum.answered", at):
-                answer = view.answers.get(helper)
-                if answer is None:
-                    findings.unproven(f"the answer of {helper} in round {at} is not there")
-                else:
-                    same = answer.digest == event.digest("answer")
-                    reason = f"the answer of {helper} in round {at} is not the one it logged"
-                    findings.require(same, reason)
-        summed = set(bundle.logged_cohort(at))
-        for client in bundle.clients:
-            for event in bundle.log(client).in_round("upload.sent", at):
-                sent = event.digest("upload")
-                if client not in view.uploads and sent in summed:
-                    findings.unproven(f"the upload of {client} in round {at} is not there")
+def _messages_are_shown(bundle: Bundle, view: Round) -> Remarks:
+    """What helpers and clients logged that they sent for a sum is in the transcript."""
+    at, summed = view.number, set(bundle.logged_cohort(view.number))
+    for helper in bundle.helpers:
+        shown = view.answers.get(helper)
+        for event in bundle.log(helper).of("mask-sum.answered", at):
+            if shown is None:
+                yield NOT_PROVEN, f"the answer of {helper} in round {at} is not there"
+            elif event.digest("answer") != shown.digest:
+                yield FAIL, f"the answer of {helper} in round {at} is not the one it logged"
+    for client in bundle.clients:
+        sent = {event.digest("upload") for event in bundle.log(client).of("upload.sent", at)}
+        if client not in view.uploads and sent & summed:
+            yield NOT_PROVEN, f"the upload of {client} in round {at} is not there"
 
 
 # --- policy ---------------------------------------------------------------------------------------
 
-EDGES = (1 - 1e-6, 1 + 1e-6)
 UNBOUNDED = 2**63 - 1
 """The epsilon that a policy is asked about where there is no bound."""
+WIDE_TOLERANCE, TOLERANCE = Decimal("1e-6"), Decimal("1e-9")
 
 
-def policy(bundle: Bundle) -> Claim:
+def policy(bundle: Bundle) -> Argument:
     """Each client's policy, approved as it discloses, allowed the run before anything left."""
-    findings = Findings("policy")
-
-    def check(client: str, log: PartyLog) -> None:
-        decisions = log.of("policy.decided")
-        if not decisions or not all(event.flag("allowed") for event in decisions):
-            took_part = client in bundle.uploaders or log.of("upload.sent")
-            reason = f"the policy of {client} did not allow the run"
-            (findings.fail if took_part else findings.unproven)(reason)
-            return
-        message, first = bundle.accept(client), decisions[0]
-        accept = message.body
-        same = (first.digest("policy"), first.digest("contract")) == (
-            accept["policy"],
-            accept["contract"],
-        )
-        findings.require(same, f"{client} accepted under another policy or contract")
-        under = {event.digest("policy") for event in log.of("upload.sent")}
-        findings.require(
-            under <= {accept["policy"]},
-            f"{client} uploaded under another policy than it accepted under",
-        )
-        _check_price(bundle, client, first, findings)
-        accepted = [event.digest("accept") for event in log.of("offer.accepted")]
-        same = accepted == [message.digest]
-        findings.require(same, f"the acceptance of {client} is not the one that it logged")
-        left = log.first("offer.accepted", "upload.sent")
-        before = left is None or first.index < left
-        findings.require(before, f"{client} took part before its policy decided")
-
-    each_client(bundle, findings, check)
-    for found in bundle.disclosures.values():
-        if isinstance(found, Wrong):
-            findings.fail(str(found))
-        elif isinstance(found, Missing):
-            findings.unproven(str(found))
-    return findings.conclude(f"the policies of all {len(bundle.clients)} clients allowed the run")
+    for client in bundle.clients:
+        yield from part(_was_allowed(bundle, client), f"{client}: ")
+    try:
+        signed = _signers(bundle)
+    except Wrong:
+        signed = frozenset()
+    for site, found in bundle.disclosures.items():
+        if not isinstance(found, Disclosure):
+            yield (FAIL if isinstance(found, Wrong) else NOT_PROVEN), str(found)
+        elif site not in signed:  # Nothing else makes the approvers' keys the site's own word.
+            yield NOT_PROVEN, f"{site} did not sign who its approvers are"
+    return f"the policies of all {len(bundle.clients)} clients allowed the run"
 
 
-def _check_price(bundle: Bundle, client: str, decided: Event, findings: Findings) -> None:
-    """The policy was asked about the epsilon that the plan costs."""
-    asked, expected, near = decided.text("epsilon_milli"), str(UNBOUNDED), set[str]()
-    if bundle.plan.private:
-        price = bundle.price_on_record
-        if price is None:
-            findings.unproven(f"nothing says what the plan costs that {client} was asked about")
-            return
-        expected, *around = (str(math.ceil(float(price) * 1000 * by)) for by in (1, *EDGES))
-        near = set(around)
-    reason = (
-        f"the policy of {client} was asked about epsilon {asked[:20]}/1000, the plan costs "
-        f"{expected}/1000"
-    )
-    if asked != expected and asked in near:
-        findings.unproven(f"{reason}; at the edge of rounding: accountant versions differ")
+def _was_allowed(bundle: Bundle, client: str) -> Remarks:
+    log = bundle.log(client)
+    decisions = log.of("policy.decided")
+    if not decisions or any(not event.flag("allowed") for event in decisions):
+        status = FAIL if bundle.uploaded(client) else NOT_PROVEN
+        yield status, f"the policy of {client} did not allow the run"
+        return
+    answer, decided = bundle.accept(client), decisions[0]
+    for name in ("policy", "contract"):
+        if decided.digest(name) != answer.body[name]:
+            yield FAIL, f"{client} accepted under another {name}"
+    if any(sent.digest("policy") != answer.body["policy"] for sent in log.of("upload.sent")):
+        yield FAIL, f"{client} uploaded under another policy than it accepted under"
+    yield from _asked_about_price(bundle, client, decided.text("epsilon_milli"))
+    accepted = log.of("offer.accepted")
+    if len(accepted) != 1 or accepted[0].digest("accept") != answer.digest:
+        yield FAIL, f"the acceptance of {client} is not the one that it logged"
+    if any(event.index < decided.index for event in [*accepted, *log.of("upload.sent")]):
+        yield FAIL, f"{client} took part before its policy decided"
+
+
+def _asked_about_price(bundle: Bundle, client: str, asked: str) -> Remarks:
+    """The policy was asked about the epsilon that the plan costs, in thousandths, rounded up."""
+    price = bundle.price_on_record
+    if not bundle.plan.private:
+        exact, near = UNBOUNDED, set[int]()
+    elif price is None:
+        yield NOT_PROVEN, f"nothing says what the plan costs that {client} was asked about"
+        return
     else:
-        findings.require(asked == expected, reason)
+        exact, *edges = (math.ceil(float(price) * 1000 * by) for by in (1, 1 - 1e-6, 1 + 1e-6))
+        near = set(edges)
+    if asked == str(exact):
+        return
+    reason = f"{client} asked about epsilon {asked[:20]}/1000, and the plan costs {exact}/1000"
+    if asked in map(str, near):
+        yield NOT_PROVEN, f"{reason}; at the edge of rounding: accountant versions differ"
+    else:
+        yield FAIL, reason
 
 
 # --- receipts, residency --------------------------------------------------------------------------
 
 
-def receipts(bundle: Bundle) -> Claim:
+def receipts(bundle: Bundle) -> Argument:
     """Each client issued the receipt of its data, read under the same lock, before its first upload."""
-    findings = Findings("receipts")
-
-    def check(client: str, log: PartyLog) -> None:
-        issued, sent = log.of("receipt.issued"), log.first("upload.sent")
-        if client not in bundle.uploaders and sent is None:
-            return
-        if not issued or (sent is not None and issued[0].index > sent):
-            findings.fail(f"{client} uploaded without a receipt")
-            return
-        event, accept = issued[0], bundle.accept(client).body
-        event.digest("receipt")
-        for name, known in (
-            ("contract", accept["contract"]),
-            ("policy", accept["policy"]),
-            ("schema", bundle.manifest["schema"]),
-        ):
-            same = event.digest(name) == known
-            findings.require(same, f"the receipt of {client} names another {name}")
-
-    each_client(bundle, findings, check)
     if not bundle.uploaders:
-        findings.unproven("no upload is in the bundle")
-    count = len(bundle.uploaders)
-    return findings.conclude(f"{count} clients issued receipts before their first upload")
-
-
-def residency(bundle: Bundle) -> Claim:
-    """Whoever handled a site's data is in a region that its contract allows."""
-    findings = Findings("residency")
-    if not bundle.uploaders:
-        findings.unproven("no upload is in the bundle")
+        yield NOT_PROVEN, "no upload is in the bundle"
     for client in bundle.clients:
-        if client in bundle.uploaders:
-            findings.attempt(partial(_check_regions, bundle, client, findings))
-    return findings.conclude(
-        f"site, leader and helpers are in the regions that {len(bundle.uploaders)} contracts allow"
-    )
+        yield from part(_has_receipt(bundle, client), f"{client}: ")
+    return f"{len(bundle.uploaders)} clients issued receipts before their first upload"
 
 
-def _check_regions(bundle: Bundle, client: str, findings: Findings) -> None:
+def _has_receipt(bundle: Bundle, client: str) -> Remarks:
+    """One before anything left; and whatever was read later was read under the same lock too."""
+    log = bundle.log(client)
+    if not bundle.uploaded(client):
+        return
+    issued, sent = log.of("receipt.issued"), log.of("upload.sent")
+    first = min((event.index for event in issued), default=log.size)
+    if first >= min((event.index for event in sent), default=log.size):
+        yield FAIL, f"{client} uploaded without a receipt"
+        return
+    logged = {event.digest("upload") for event in sent}
+    for view in bundle.rounds:
+        upload = view.uploads.get(client)
+        if upload is not None and upload.digest not in logged:
+            yield FAIL, f"{client} did not log its upload of round {view.number}"
+    accept = bundle.accept(client).body
+    due = {name: accept[name] for name in ("contract", "policy")}
+    due["schema"] = bundle.manifest["schema"]
+    for event in issued:
+        event.digest("receipt")
+        for name, known in due.items():
+            if event.digest(name) != known:
+                yield FAIL, f"the receipt of {client} names another {name}"
+
+
+def residency(bundle: Bundle) -> Argument:
+    """Whoever handled a site's data is in a region that its contract allows."""
+    if not bundle.uploaders:
+        yield NOT_PROVEN, "no upload is in the bundle"
+    for client in filter(bundle.uploaded, bundle.clients):
+        yield from part(_stays_in_regions(bundle, client))
+    count = len(bundle.uploaders)
+    return f"site, leader and helpers are in the regions that {count} contracts allow"
+
+
+def _stays_in_regions(bundle: Bundle, client: str) -> Remarks:
     disclosed = bundle.disclosure(client)
     if disclosed is None:
         raise Missing(f"{client} does not disclose its contract")
-    if disclosed.regions is None:
-        return
+    regions = {name: bundle.roster.member(name).region for name in bundle.parties}
     for name in dict.fromkeys([client, bundle.leader, *bundle.helpers]):
-        region = bundle.roster.member(name).region
-        allowed = region in disclosed.regions
-        findings.require(
-            allowed, f"{name} is in '{region}', which the contract of {client} does not allow"
-        )
+        if disclosed.regions is not None and regions[name] not in disclosed.regions:
+            yield (
+                FAIL,
+                f"{name} is in '{regions[name]}', which the contract of {client} does not allow",
+            )
 
 
 # --- epsilon --------------------------------------------------------------------------------------
 
-TOLERANCE = Decimal("1e-9")
-WIDE_TOLERANCE = Decimal("1e-6")
+
+class Spent(NamedTuple):
+    """An epsilon that a client recorded for so many rounds."""
+
+    amount: Decimal
+    rounds: int
 
 
-def epsilon(bundle: Bundle) -> Claim:
+def epsilon(bundle: Bundle) -> Argument:
     """No client recorded less epsilon than its plan costs."""
-    findings = Findings("epsilon")
     if bundle.inconsistency:
-        findings.fail(bundle.inconsistency)
-        return findings.conclude("")
+        raise Wrong(bundle.inconsistency)
     plan = bundle.plan
     if not plan.private:
-        findings.unproven("the run has no differential privacy")
-        return findings.conclude("")
-    recorded: list[Decimal] = []
-    judgement = Judgement(bundle, findings)
-
-    def check(client: str, log: PartyLog) -> None:
-        charges = log.of("budget.charged")
-        rounds = _rounds_of(charges)
-        inside = all(1 <= at <= plan.rounds for at in rounds)
-        if not findings.require(inside, f"{client} charged a round that the plan does not have"):
-            return
-        stated = _stated(charges)
-        if stated:
-            judgement.add(client, "charged", stated[-1], len(rounds))
-        uploaded = client in bundle.uploaders or bool(log.of("upload.sent")) or bool(charges)
-        settled = log.of("run.settled")
-        for event in settled:
-            amount = event.decimal("epsilon")
-            recorded.append(amount)
-            if uploaded:
-                judgement.add(client, "settled", amount, plan.rounds)
-        if uploaded and not settled:
-            findings.unproven(f"{client} has not settled its epsilon")
-
-    _check_promise(bundle, findings)
-    each_client(bundle, findings, check)
-    judgement.conclude()
-    if not recorded:
-        findings.unproven("no client settled an epsilon")
-    return findings.conclude(
-        lambda: (
-            f"recorded epsilon is at most {max(recorded)} per site at delta {plan.delta}, with up to "
-            f"{plan.max_colluding} colluding helper(s); Renyi accounting allows no more"
-        )
+        raise Missing("the run has no differential privacy")
+    yield from _keeps_promise(bundle)
+    records: dict[Spent, dict[str, str]] = {}
+    settled: list[Decimal] = []
+    for client in bundle.clients:
+        settled += (yield from part(_recorded(bundle, client, records), f"{client}: ")) or []
+    for spent, clients in records.items():
+        yield from _is_enough(bundle, spent, clients)
+    if not settled:
+        yield NOT_PROVEN, "no client settled an epsilon"
+        return ""
+    return (
+        f"recorded epsilon is at most {max(settled)} per site at delta {plan.delta}, with up to "
+        f"{plan.max_colluding} colluding helper(s); Renyi accounting allows no more"
     )
 
 
-def _check_promise(bundle: Bundle, findings: Findings) -> None:
+def _keeps_promise(bundle: Bundle) -> Remarks:
     """The plan does not cost more than the job promises, as far as a plain test shows."""
-    plan = bundle.plan
-    promised = Decimal(repr(bundle.terms.job["privacy"]["epsilon"]))
-    shown = epsilon_shown(plan, plan.rounds, sees_participation=False)
-    findings.require(
-        math.isfinite(shown) and Decimal(repr(shown)) <= promised * (1 + WIDE_TOLERANCE),
-        "the plan costs more epsilon than the job says",
-    )
+    promised = bundle.terms.job["privacy"]["epsilon"]
+    shown = epsilon_shown(bundle.plan, bundle.plan.rounds, sees_participation=False)
+    if math.isinf(shown) or Decimal(repr(shown)) > Decimal(repr(promised)) * (1 + WIDE_TOLERANCE):
+        yield FAIL, "the plan costs more epsilon than the job says"
 
 
-class Judgement:
-    """Recorded epsilons against the bounds of a plan, and against what the others recorded.
+def _recorded(
+    bundle: Bundle, client: str, records: dict[Spent, dict[str, str]]
+) -> Generator[Remark, None, list[Decimal]]:
+    """Notes what a client charged so far, last of all, and what it settled for the whole plan."""
+    log, planned = bundle.log(client), bundle.plan.rounds
+    charges, settled = log.of("budget.charged"), log.of("run.settled")
+    rounds = rounds_of(charges)
+    if not rounds <= set(range(1, planned + 1)):
+        yield FAIL, f"{client} charged a round that the plan does not have"
+        return []
+    for amount in _stated(charges)[-1:]:
+        records.setdefault(Spent(amount, len(rounds)), {})[client] = "charged"
+    amounts = [event.decimal("epsilon") for event in settled]
+    if charges or bundle.uploaded(client):
+        for amount in amounts:
+            records.setdefault(Spent(amount, planned), {})[client] = "settled"
+        if not amounts:
+            yield NOT_PROVEN, f"{client} has not settled its epsilon"
+    return amounts
 
-    Args:
-        bundle: With the plan.
-        findings: What speaks against the claim.
-    """
 
-    def __init__(self, bundle: Bundle, findings: Findings) -> None:
-        self._plan, self._findings = bundle.plan, findings
-        self._price = bundle.price_on_record
-        self._open: dict[tuple[Decimal, int], list[str]] = {}
-
-    def add(self, client: str, verb: str, amount: Decimal, rounds: int) -> None:
-        """What a client recorded for so many rounds."""
-        plan, who = self._plan, f"{client} {verb} epsilon {amount}"
-        if plan.noise_ratio < LEAST_RATIO:
-            self._findings.fail(f"{who}, but the plan has too little noise for any bound")
+def _is_enough(bundle: Bundle, spent: Spent, clients: Mapping[str, str]) -> Remarks:
+    """One record against the bounds of the plan, and against what the others recorded."""
+    plan, (amount, rounds) = bundle.plan, spent
+    if plan.noise_ratio < LEAST_RATIO:
+        wrong = "but the plan has too little noise for any bound"
+    else:
+        allowed, shown = epsilon_allowed(plan, rounds), epsilon_shown(plan, rounds)
+        if amount >= Decimal(repr(allowed)) or is_exactly_enough(plan, rounds, amount):
             return
-        allowed = epsilon_allowed(plan, rounds)
-        enough = math.isfinite(allowed) and amount >= Decimal(repr(allowed))
-        if enough or is_exactly_enough(plan, rounds, amount):
-            return
-        least = Decimal(repr(epsilon_shown(plan, rounds)))
-        price = self._price if rounds == plan.rounds else None
-        if amount < least * (1 - WIDE_TOLERANCE):
-            self._findings.fail(f"{who}, the plan costs {least:.4f} at least")
-        elif price is not None and amount < price * (1 - WIDE_TOLERANCE):
-            self._findings.fail(f"{who}, others recorded {price} for the same plan")
+        nearly = 1 - WIDE_TOLERANCE
+        price = bundle.price_on_record or Decimal(0)
+        if amount < Decimal(repr(shown)) * nearly:
+            wrong = f"the plan costs {shown:.4f} at least"
+        elif rounds == plan.rounds and amount < price * nearly:
+            wrong = f"others recorded {price} for the same plan"
         else:
-            self._open.setdefault((amount, rounds), []).append(client)
-
-    def conclude(self) -> None:
-        """Tells what is between the two bounds, once for equal records."""
-        for (amount, rounds), clients in self._open.items():
-            shown, allowed = epsilon_shown(self._plan, rounds), epsilon_allowed(self._plan, rounds)
-            self._findings.unproven(
-                f"{len(set(clients))} site(s) recorded epsilon {amount} for {rounds} round(s): a plain "
-                f"test shows {shown:.4f}, Renyi accounting allows {allowed:.4f}; which is true between "
-                "the two, the tighter accountant of 'tacit verify' decides"
+            yield (
+                NOT_PROVEN,
+                f"{len(clients)} site(s) recorded epsilon {amount} for {rounds} round(s): a plain "
+                f"test shows {shown:.4f}, Renyi accounting allows {allowed:.4f}; which is true "
+                "between the two, the tighter accountant of 'tacit verify' decides",
             )
+            return
+    for client, verb in clients.items():
+        yield FAIL, f"{client} {verb} epsilon {amount}, {wrong}"
 
 
 def _stated(charges: Iterable[Event]) -> list[Decimal]:
@@ -3457,281 +3430,276 @@ def _stated(charges: Iterable[Event]) -> list[Decimal]:
 # --- budget ---------------------------------------------------------------------------------------
 
 
-def budget(bundle: Bundle) -> Claim:
+def budget(bundle: Bundle) -> Argument:
     """Each upload was charged before it left, settled, and every budget's head seen by the others."""
-    findings = Findings("budget")
-    fewest = [len(bundle.parties)]
+    fewest = len(bundle.parties)
     for client in bundle.clients:
-        findings.attempt(partial(_check_heads, bundle, client, findings, fewest), f"{client}: ")
+        fewest = min(fewest, (yield from part(_head_is_seen(bundle, client), f"{client}: ")) or 0)
     if not bundle.plan.private:
-        findings.unproven("the run has no differential privacy, nothing is charged")
-        return findings.conclude("")
-    uploads: list[int] = []
-
-    def check(client: str, log: PartyLog) -> None:
-        sent = log.of("upload.sent")
-        uploads.append(len(sent))
-        for event in sent:
-            at = event.number("round")
-            paid = any(c.index < event.index for c in log.in_round("budget.charged", at))
-            findings.require(paid, f"{client} uploaded in round {at} without a charge")
-        _check_logged_uploads(bundle, client, sent, findings)
-        _check_reservation(bundle, client, log, findings)
-        _check_settlement(client, log, findings)
-
-    each_client(bundle, findings, check)
-    return findings.conclude(
-        lambda: (
-            f"{sum(uploads)} uploads, each charged before it left, and settled; the head of every "
-            f"budget is countersigned by at least {min(fewest)} others"
-        )
+        yield NOT_PROVEN, "the run has no differential privacy, nothing is charged"
+        return ""
+    uploads = 0
+    for client in bundle.clients:
+        yield from part(_paid_for_uploads(bundle, client), f"{client}: ")
+        yield from part(_reserved(bundle, client), f"{client}: ")
+        yield from part(_settled(bundle, client), f"{client}: ")
+        log = bundle.log_or_fault(client)
+        uploads += len(log.of("upload.sent")) if isinstance(log, PartyLog) else 0
+    return (
+        f"{uploads} uploads, each charged before it left, and settled; the head of every budget is "
+        f"countersigned by at least {fewest} others"
     )
 
 
-def _head_of(accept: Fields) -> tuple[int, str]:
+def _head_shown(bundle: Bundle, client: str) -> tuple[int, str]:
     """What a client shows of its budget: reservations ever made, digest of its journal."""
-    heads = accept["heads"]
-    return accept["reservations"], heads[-1].hex() if heads else ""
+    accept = bundle.accept(client).body
+    return accept["reservations"], b"".join(accept["heads"][-1:]).hex()
 
 
-def _check_heads(bundle: Bundle, client: str, findings: Findings, counts: list[int]) -> None:
-    """The others logged the head that a client shows; notes how many did."""
-    shown = _head_of(bundle.accept(client).body)
-    witnesses = 0
+def _head_is_seen(bundle: Bundle, client: str) -> Generator[Remark, None, int]:
+    """Whoever logged a head of this client's budget saw the one it shows. Returns how many did."""
+    shown, count = _head_shown(bundle, client), 0
     for other in bundle.parties:
         log = bundle.log_or_fault(other)
         if other == client or not isinstance(log, PartyLog):
             continue
-        seen = [event for event in log.of("budget.head") if event.text("site") == client]
-        for event in seen:
-            findings.require(
-                (event.number("count"), event.text("head")) == shown,
-                f"{other} saw another head of the budget of {client} than it showed here",
-            )
-        if not seen and log.of("upload.sent"):
-            findings.unproven(f"{other} uploaded and logged no head of the budget of {client}")
-        witnesses += bool(seen)
-    if not witnesses:
-        findings.unproven(f"nobody logged a head of the budget of {client}")
-    counts.append(witnesses)
+        heads = {
+            (event.number("count"), event.text("head"))
+            for event in log.of("budget.head")
+            if event.text("site") == client
+        }
+        if heads - {shown}:
+            yield FAIL, f"{other} saw another head of the budget of {client} than it showed here"
+        if heads:
+            count += 1
+        elif log.of("upload.sent"):
+            yield NOT_PROVEN, f"{other} uploaded and logged no head of the budget of {client}"
+    if not count:
+        yield NOT_PROVEN, f"nobody logged a head of the budget of {client}"
+    return count
 
 
-def _check_reservation(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
-    charges, reserved = log.of("budget.charged"), log.of("budget.reserved")
-    if charges and (not reserved or reserved[0].index > charges[0].index):
-        findings.fail(f"{client} charged before it had reserved")
-    for event in reserved:
-        amount, price = event.decimal("epsilon"), bundle.price_on_record
-        reason = f"{client} reserved epsilon {amount}, the plan needs {price}"
-        if price is not None and amount < price * (1 - WIDE_TOLERANCE):
-            findings.fail(reason)
-        elif price is not None and amount < price * (1 - TOLERANCE):
-            findings.unproven(f"{reason}; by less than 1e-6: accountant versions differ")
-        findings.require(
-            (event.number("count"), event.text("head")) == _head_of(bundle.accept(client).body),
-            f"{client} showed another head of its budget than it logged",
-        )
-
-
-def _check_logged_uploads(
-    bundle: Bundle, client: str, sent: Sequence[Event], findings: Findings
-) -> None:
-    """Every upload that the leader shows was logged by its client, once a round."""
+def _paid_for_uploads(bundle: Bundle, client: str) -> Remarks:
+    """One upload a round at most, each after a charge for its round; the leader shows no other."""
+    log = bundle.log(client)
     logged: dict[int, bytes] = {}
-    for event in sent:
-        at = event.number("round")
-        findings.require(at not in logged, f"{client} uploaded twice in round {at}")
-        logged[at] = event.digest("upload")
+    for sent in log.of("upload.sent"):
+        at = sent.number("round")
+        charges = log.of("budget.charged", at)
+        if not charges or charges[0].index > sent.index:
+            yield FAIL, f"{client} uploaded in round {at} without a charge"
+        if at in logged:
+            yield FAIL, f"{client} uploaded twice in round {at}"
+        logged[at] = sent.digest("upload")
     for view in bundle.rounds:
-        upload = view.uploads.get(client)
-        if upload is not None:
-            same = logged.get(view.number) == upload.digest
-            reason = f"the upload of {client} in round {view.number} is not in its log"
-            findings.require(same, reason)
+        if client in view.uploads and logged.get(view.number) != view.uploads[client].digest:
+            yield FAIL, f"the upload of {client} in round {view.number} is not in its log"
 
 
-def _check_settlement(client: str, log: PartyLog, findings: Findings) -> None:
-    charges, settled = log.of("budget.charged"), log.of("run.settled")
+def _reserved(bundle: Bundle, client: str) -> Remarks:
+    """The whole plan was reserved before anything was charged."""
+    log, price = bundle.log(client), bundle.price_on_record or Decimal(0)
+    reserved, charged = log.of("budget.reserved"), log.of("budget.charged")
+    first = min((event.index for event in reserved), default=log.size)
+    if any(event.index < first for event in charged):
+        yield FAIL, f"{client} charged before it had reserved"
+    for event in reserved:
+        lacking = price - event.decimal("epsilon")
+        if lacking > price * WIDE_TOLERANCE:
+            yield FAIL, f"{client} reserved {lacking} less than the epsilon {price} of the plan"
+        elif lacking > price * TOLERANCE:
+            yield (
+                NOT_PROVEN,
+                f"{client} reserved less than the epsilon {price} of the plan, by less than 1e-6: "
+                "accountant versions differ",
+            )
+        if _head_shown(bundle, client) != (event.number("count"), event.text("head")):
+            yield FAIL, f"{client} showed another head of its budget than it logged"
+
+
+def _settled(bundle: Bundle, client: str) -> Remarks:
+    """The last settlement comes after every charge and covers all of them."""
+    log = bundle.log(client)
+    charges = log.of("budget.charged")
     if not charges:
         return
+    settled = log.of("run.settled")
     if not settled:
-        reason = f"{client} did not settle its charges"
-        (findings.fail if log.closed else findings.unproven)(reason)
+        yield (FAIL if log.closed else NOT_PROVEN), f"{client} did not settle its charges"
         return
-    last = settled[-1]
-    covers = last.index > charges[-1].index and last.number("rounds") >= len(_rounds_of(charges))
-    findings.require(covers, f"the settlement of {client} does not cover every charge")
-    for stated in _stated(charges):
-        enough = last.decimal("epsilon") >= stated
-        findings.require(enough, f"{client} settled less than it had charged")
+    last, rounds = settled[-1], len(rounds_of(charges))
+    if last.index < charges[-1].index or last.number("rounds") < rounds:
+        yield FAIL, f"the settlement of {client} does not cover every charge"
+    if any(last.decimal("epsilon") < stated for stated in _stated(charges)):
+        yield FAIL, f"{client} settled less than it had charged"
 
 
 # --- model-chain ----------------------------------------------------------------------------------
 
 
-def model_chain(bundle: Bundle) -> Claim:
+def model_chain(bundle: Bundle) -> Argument:
     """Every model follows from the first one and the published sums; the last one was released."""
-    findings = Findings("model-chain")
-    terms = bundle.terms
-    chain, state = Chain(terms), State.first(_initial(bundle))
-    patience = terms.job["evaluation"]["patience"]
-    earlier: set[bytes] = set()
-    losses: list[float] = []
-    progress = Progress(len(bundle.rounds), "rounds of the model chain")
-    for view in bundle.rounds:
-        progress.tell()
-        _check_model(bundle, view, state, findings)
-        if view.total is None:
-            continue
-        earlier.add(sha256(doubles_to_bytes(state.released)))
-        values = chain.values(_total(bundle, view, findings), state)
-        losses.append(
-            chain.held_out_loss(values, len(bundle.present(view))) if patience else math.nan
-        )
-        state = chain.step(state, values)
-    progress.end()
-    _check_early_stop(bundle, losses, findings)
-    each_client(bundle, findings, lambda who, log: _check_followed(bundle, who, log, findings))
-    _check_release(bundle, state.released, earlier, findings)
-    return findings.conclude(
-        f"{len(losses)} server steps recomputed bit for bit; they end in the released model"
-    )
-
-
-def _initial(bundle: Bundle) -> Vector:
-    data = bundle.members.get(INITIAL)
-    if data is None:
-        raise Missing("the bundle holds no first model")
-    need(
-        len(data) == 8 * bundle.manifest["dimension"],
-        f"{INITIAL} has another length than the model",
-    )
-    return doubles_from_bytes(data)
-
-
-def _check_model(bundle: Bundle, view: Round, state: State, findings: Findings) -> None:
-    """The round trained on ``state``: in the leader's log, in the clients', in every upload."""
-    at, known = view.number, state.digest
-    same = bundle.logged_model(at) == known
-    findings.require(same, f"the model of round {at} does not follow")
+    steps = yield from part(_steps(bundle))
     for client in bundle.clients:
-        for event in bundle.log(client).in_round("model.checked", at):
-            same = event.digest("model") == known
-            findings.require(same, f"{client} trained on another model in round {at}")
-    if bundle.masked and view.uploads:
-        context = bundle.context(view, known)
-        for client, upload in view.uploads.items():
-            findings.require(
-                upload.body["context"] == context,
-                f"the upload of {client} in round {at} was made for another model",
-            )
+        yield from part(_followed(bundle, client), f"{client}: ")
+    return f"{steps} server steps recomputed bit for bit; they end in the released model"
 
 
-def _total(bundle: Bundle, view: Round, findings: Findings) -> list[int]:
+def _steps(bundle: Bundle) -> Generator[Remark, None, int]:
+    """Every server step, and what came of the last; how many there were."""
+    walk = Walk(bundle)
+    progress = Progress(len(bundle.rounds), "rounds of the model chain")
+    try:
+        for view in bundle.rounds:
+            progress.tell()
+            yield from walk.visit(view)
+    finally:
+        progress.end()
+    yield from _stopped_in_time(bundle, walk.losses)
+    if FINAL not in bundle.members:
+        yield NOT_PROVEN, "the bundle holds no released model"
+    else:
+        yield from _is_released(bundle, walk)
+    return len(walk.losses)
+
+
+class Walk:
+    """From the first model to the last, round by round.
+
+    Args:
+        bundle: Of the run.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        data, self._bundle = bundle.members.get(INITIAL), bundle
+        self._rule = Chain(bundle.terms)
+        if data is None:
+            raise Missing("the bundle holds no first model")
+        right = len(data) == 8 * bundle.manifest["dimension"]
+        need(right, f"{INITIAL} has another length than the model")
+        self.state = State.first(doubles_from_bytes(data))
+        self.losses: list[float] = []
+        self.passed: set[bytes] = set()
+
+    def visit(self, view: Round) -> Remarks:
+        """Everybody trained this round on the model so far; its sum leads to the next."""
+        yield from part(self._started_from(view, self.state.digest))
+        if view.total is None:
+            return
+        total = yield from _total(self._bundle, view)
+        self.passed.add(sha256(doubles_to_bytes(self.state.released)))
+        values, helpers = self._rule.values(total, self.state), self._bundle.present(view)
+        waits = self._bundle.terms.job["evaluation"]["patience"] > 0
+        loss = self._rule.held_out_loss(values, len(helpers)) if waits else math.nan
+        self.losses.append(loss)
+        self.state = self._rule.step(self.state, values)
+
+    def _started_from(self, view: Round, model: bytes) -> Remarks:
+        """In the leader's log, in the clients', in the context of every upload."""
+        bundle, at = self._bundle, view.number
+        if bundle.logged_model(at) != model:
+            yield FAIL, f"the model of round {at} does not follow"
+        for client in bundle.clients:
+            checked = bundle.log(client).of("model.checked", at)
+            if any(event.digest("model") != model for event in checked):
+                yield FAIL, f"{client} trained on another model in round {at}"
+        if not bundle.masked or not view.uploads:
+            return
+        context = bundle.context(view, model)
+        for client in view.uploads:
+            if view.uploads[client].body["context"] != context:
+                yield FAIL, f"the upload of {client} in round {at} was made for another model"
+
+
+def _total(bundle: Bundle, view: Round) -> Generator[Remark, None, list[int]]:
     """A round's centred sum, as the leader logged it and no larger than an honest one."""
-    data, length, plan = view.total or b"", bundle.manifest["length"], bundle.plan
-    right = len(data) == plan.ring_bits // 8 * length
-    need(right, f"the sum of round {view.number} has another length")
-    events = bundle.log(bundle.leader).in_round("aggregate.computed", view.number)
-    same = [event.digest("sum") for event in events] == [sha256(data)]
-    findings.require(same, f"the sum of round {view.number} is not the one that the leader logged")
-    total = centred(data, plan.ring_bits)
-    norm = math.sqrt(sum(x * x for x in total))
-    small = norm <= plan.norm_bound(length)
-    findings.require(small, f"the sum of round {view.number} is too large to be honest")
+    data, at, bits = view.total or b"", view.number, bundle.plan.ring_bits
+    elements = bundle.manifest["length"]
+    need(8 * len(data) == bits * elements, f"the sum of round {at} has another length")
+    logged = bundle.log(bundle.leader).of("aggregate.computed", at)
+    if len(logged) != 1 or logged[0].digest("sum") != sha256(data):
+        yield FAIL, f"the sum of round {at} is not the one that the leader logged"
+    total = centred(data, bits)
+    if math.sqrt(sum(map(operator.mul, total, total))) > bundle.plan.norm_bound(elements):
+        yield FAIL, f"the sum of round {at} is too large to be honest"
     return total
 
 
-def _check_early_stop(bundle: Bundle, losses: list[float], findings: Findings) -> None:
+def _stopped_in_time(bundle: Bundle, losses: Sequence[float]) -> Remarks:
     """A complete run that left rounds out did so because of its held-out losses, and at once."""
     patience: int = bundle.terms.job["evaluation"]["patience"]
     if not patience:
         return
-    early = any(should_stop(losses[:count], patience) for count in range(1, len(losses)))
-    findings.require(not early, "the run went on although its held-out losses said to stop")
-    if bundle.complete and not should_stop(losses, patience):
-        findings.require(
-            _last_round(bundle) == bundle.manifest["rounds"],
-            "the run stopped early although its held-out losses did not say so",
-        )
+    stops = [should_stop(losses[:count], patience) for count in range(1, len(losses) + 1)]
+    if any(stops[:-1]):
+        yield FAIL, "the run went on although its held-out losses said to stop"
+    went_through = _last_round(bundle) == bundle.manifest["rounds"]
+    if bundle.complete and not went_through and not any(stops[-1:]):
+        yield FAIL, "the run stopped early although its held-out losses did not say so"
 
 
-def _check_followed(bundle: Bundle, client: str, log: PartyLog, findings: Findings) -> None:
+def _followed(bundle: Bundle, client: str) -> Remarks:
     """When a client trained it had applied the last sum shown, and it found no sum to be false."""
-    closed = [view.number for view in bundle.closed_rounds]
+    log = bundle.log(client)
+    sums = [0, *(view.number for view in bundle.closed_rounds)]
     for event in log.of("model.checked"):
         at, applied = event.number("round"), event.number("aggregate_round")
-        before = bisect.bisect_left(closed, at)
-        last = closed[before - 1] if before else 0
-        findings.require(
-            applied == last,
-            f"{client} had the sum of round {applied} when round {at} began, the last one shown is "
-            f"of round {last}",
-        )
-    refuted = log.of("aggregate.refuted")
-    for event in refuted:
-        at = event.number("round")
-        findings.fail(f"{client} found that the sum of round {at} is not that of its uploads")
-    verified = _rounds_of(log.of("aggregate.verified"))
-    for event in log.of("aggregate.owed"):
-        at = event.number("round")
-        if at not in verified and not refuted:
-            findings.unproven(f"{client} was not shown the uploads behind the sum of round {at}")
+        last = sums[max(bisect.bisect_left(sums, at), 1) - 1]
+        if applied != last:
+            yield (
+                FAIL,
+                f"{client} had the sum of round {applied} when round {at} began, the last one "
+                f"shown is of round {last}",
+            )
+    refuted = rounds_of(log.of("aggregate.refuted"))
+    for at in sorted(refuted):
+        yield FAIL, f"{client} found that the sum of round {at} is not that of its uploads"
+    owed = rounds_of(log.of("aggregate.owed")) - rounds_of(log.of("aggregate.verified"))
+    for at in () if refuted else sorted(owed):
+        yield NOT_PROVEN, f"{client} was not shown the uploads behind the sum of round {at}"
 
 
-def _check_release(
-    bundle: Bundle, released: Vector, earlier: set[bytes], findings: Findings
-) -> None:
-    data = bundle.members.get(FINAL)
-    if data is None:
-        findings.unproven("the bundle holds no released model")
-        return
-    theta, metadata = read_model(data)
-    findings.require(
-        metadata == {"run": bundle.head.run, "transcript": bundle.head.transcript},
-        f"{FINAL} does not name this run and its transcript",
-    )
-    parameters = doubles_to_bytes(released)
-    same = theta == parameters
-    findings.require(same, "the released model is not the one that the rounds lead to")
-    expected = sha256(parameters)
-    # The leader wrote the last sum and its own log; only the clients' chains bind the last model.
-    each_client(
-        bundle, findings, lambda who, log: _check_ending(who, log, (expected, earlier), findings)
-    )
+def _is_released(bundle: Bundle, walk: Walk) -> Remarks:
+    """The leader wrote the last sum and its own log: only the clients' chains bind the last model."""
+    theta, names = read_model(bundle.members[FINAL])
+    parameters = doubles_to_bytes(walk.state.released)
+    last = sha256(parameters)
+    if (names["run"], names["transcript"]) != (bundle.head.run, bundle.head.transcript):
+        yield FAIL, f"{FINAL} does not name this run and its transcript"
+    if theta != parameters:
+        yield FAIL, "the released model is not the one that the rounds lead to"
+    for client in bundle.clients:
+        yield from part(_ended_with(bundle.log_or_fault(client), client, last, walk), f"{client}: ")
     logged = bundle.log(bundle.leader).of("model.released")
-    for event in logged:
-        same = event.digest("model") == expected
-        findings.require(same, "the leader logged the release of another model")
+    if any(event.digest("model") != last for event in logged):
+        yield FAIL, "the leader logged the release of another model"
     if len(logged) != 1:
-        reason = f"the leader logged {len(logged)} releases of a model"
-        (findings.fail if bundle.complete or logged else findings.unproven)(reason)
+        status = FAIL if logged or bundle.complete else NOT_PROVEN
+        yield status, f"the leader logged {len(logged)} releases of a model"
 
 
-def _check_ending(
-    client: str, log: PartyLog, models: tuple[bytes, set[bytes]], findings: Findings
-) -> None:
+def _ended_with(log: LogOrFault, client: str, last: bytes, walk: Walk) -> Remarks:
     """The model that a client's own chain ended with is the released one."""
-    released, earlier = models
+    if not isinstance(log, PartyLog):
+        raise Missing(f"the log of {client} does not say which model it ended with")
     ends = [event for event in log.of("run.closed") if _role(event) != "leader"]
     if not ends:
-        findings.unproven(f"{client} did not close the run")
+        yield NOT_PROVEN, f"{client} did not close the run"
     for event in ends:
-        if event.fields.get("model", "") == "":
-            findings.unproven(f"{client} named no model when it closed the run")
-            continue
-        ended = event.digest("model")
-        if ended != released and ended in earlier:
-            findings.unproven(f"{client} did not follow the run to the released model")
-        else:
-            findings.require(ended == released, f"{client} ended the run with another model")
+        ended = event.digest("model") if event.fields.get("model", "") != "" else b""
+        if not ended:
+            yield NOT_PROVEN, f"{client} named no model when it closed the run"
+        elif ended != last and ended in walk.passed:
+            yield NOT_PROVEN, f"{client} did not follow the run to the released model"
+        elif ended != last:
+            yield FAIL, f"{client} ended the run with another model"
 
 
 def _role(event: Event) -> str:
     """The role in which a party logged an event."""
-    kind = event.fields["type"]
-    prefix = next((role for role in ROLES if kind.startswith(f"{role}.")), "")
-    return str(event.fields.get("role", prefix))
+    named, _, rest = str(event.fields["type"]).partition(".")
+    return str(event.fields.get("role", named if named in ROLES and rest else ""))
 
 
 class Progress:
@@ -3770,30 +3738,23 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 Subject = tuple[str, str]
 
 
-def statements(bundle: Bundle) -> Claim:
+def statements(bundle: Bundle) -> Argument:
     """Each statement is there, signed by the leader, and says what the evidence says."""
-    findings = Findings("statements")
-    wanted = list(DERIVED)
-    if not bundle.plan.private:
-        wanted.remove("privacy-budget")
-    if FINAL not in bundle.members:
-        wanted.remove("model")
+    conditions = {"privacy-budget": bundle.plan.private, "model": FINAL in bundle.members}
+    due = [name for name in DERIVED if conditions.get(name, True)]
     for name in DERIVED:
-        check = partial(_check_derived, bundle, name, name in wanted)
-        findings.attempt(check, f"statement '{name}': ")
+        yield from part(_check_derived(bundle, name, name in due), f"statement '{name}': ")
     for name in REPORTED:
-        findings.attempt(partial(_check_reported, bundle, name), f"statement '{name}': ")
-    findings.attempt(lambda: _check_sbom(bundle))
-    return findings.conclude(
-        f"{', '.join(wanted)}: signed by {bundle.leader}, and each says what the evidence says"
-    )
+        yield from part(_check_reported(bundle, name), f"statement '{name}': ")
+    yield from part(_check_sbom(bundle))
+    return f"{', '.join(due)}: signed by {bundle.leader}, and each says what the evidence says"
 
 
-def _check_derived(bundle: Bundle, name: str, wanted: bool) -> None:
+def _check_derived(bundle: Bundle, name: str, wanted: bool) -> Remarks:
     data = bundle.members.get(f"statements/{name}.dsse.json")
     if data is None:
         if wanted:
-            raise Missing(f"the bundle holds no statement '{name}'")
+            yield NOT_PROVEN, f"the bundle holds no statement '{name}'"
         return
     payload, signers = open_envelope(bundle, data)
     need(signers == [bundle.leader], "it is not signed by the leader alone")
@@ -3803,14 +3764,15 @@ def _check_derived(bundle: Bundle, name: str, wanted: bool) -> None:
     need(payload == expected, "it does not say what the evidence says")
 
 
-def _check_reported(bundle: Bundle, name: str) -> None:
+def _check_reported(bundle: Bundle, name: str) -> Remarks:
     """Somebody's own statement: signed by members of the roster, and about this run."""
     data = bundle.members.get(f"statements/{name}.dsse.json")
     if data is None:
         return
     payload, _ = open_envelope(bundle, data)
     subjects = _read_statement(name, payload)
-    need(("transcript", bundle.head.transcript) in subjects, "it is about another run")
+    if ("transcript", bundle.head.transcript) not in subjects:
+        yield FAIL, f"statement '{name}': it is about another run"
 
 
 def _read_statement(name: str, payload: bytes) -> list[Subject]:
@@ -3890,7 +3852,7 @@ def _privacy_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
     for client in bundle.clients:
         log = bundle.log_or_fault(client)
         if isinstance(log, PartyLog):
-            charged = len(_rounds_of(log.of("budget.charged")))
+            charged = len(rounds_of(log.of("budget.charged")))
             settled = [_epsilon_text(event) for event in log.of("run.settled")]
             sites[client] = {"charged_rounds": charged, "epsilon": _largest(settled)}
     predicate = {
@@ -3920,7 +3882,7 @@ def _aggregation_statement(bundle: Bundle) -> tuple[list[Subject], Fields]:
     manifest = bundle.manifest
     names = ("protocol", "ring_bits", "length", "min_cohort", "max_colluding")
     predicate: Fields = {name: manifest[name] for name in names}
-    predicate["aborted"] = sorted(_rounds_of(bundle.log(bundle.leader).of("round.aborted")))
+    predicate["aborted"] = sorted(rounds_of(bundle.log(bundle.leader).of("round.aborted")))
     predicate["rounds"] = []
     for view in bundle.closed_rounds:
         digests = set(bundle.logged_cohort(view.number))
@@ -3987,7 +3949,7 @@ DERIVATIONS: Mapping[str, Callable[[Bundle], tuple[list[Subject], Fields]]] = {
 }
 
 
-def _check_sbom(bundle: Bundle) -> None:
+def _check_sbom(bundle: Bundle) -> Remarks:
     """The list of the leader's software: CycloneDX 1.6, sorted, each package once."""
     data = bundle.members.get(SBOM)
     if data is None:
@@ -4011,7 +3973,8 @@ def _check_sbom(bundle: Bundle) -> None:
         "metadata": {"component": _component("application", "tacit", version)},
         "components": libraries,
     }
-    need(record == expected, f"{SBOM} is not in the form that it has")
+    if record != expected:
+        yield FAIL, f"{SBOM} is not in the form that it has"
 
 
 def _component(kind: str, name: str, version: str) -> Fields:
@@ -4029,12 +3992,12 @@ class Report:
     """Every claim about a bundle."""
 
     bundle: str
-    federation: str
-    run: str
-    status: str
-    simulated: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    required: tuple[str, ...] = field(default=())
+    claims: Sequence[Claim]
+    required: Sequence[str]
+    federation: str = ""
+    run: str = ""
+    status: str = ""
+    simulated: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -4046,22 +4009,11 @@ class Report:
 
     def record(self) -> Fields:
         """For scripts: the same as ``tacit verify --json``."""
+        shown = ("bundle", "federation", "run", "status", "simulated")
         return {
             "version": 1,
-            "bundle": self.bundle,
-            "federation": self.federation,
-            "run": self.run,
-            "status": self.status,
-            "simulated": list(self.simulated),
-            "claims": [
-                {
-                    "id": claim.id,
-                    "status": claim.status,
-                    "reason": claim.reason,
-                    "required": claim.id in self.required,
-                }
-                for claim in self.claims
-            ],
+            **{name: getattr(self, name) for name in shown},
+            "claims": [c._asdict() | {"required": c.id in self.required} for c in self.claims],
             "exit_code": self.exit_code,
         }
 
@@ -4093,43 +4045,36 @@ class Report:
         return f"VERIFIED: {told}. Every claim that the trust file requires is proven."
 
 
+CLAIMS: Mapping[str, Callable[[Bundle, Trust | None], Argument]] = {
+    "authenticity": authenticity,
+    "integrity": lambda bundle, _: integrity(bundle),
+    "log-inclusion": lambda bundle, _: log_inclusion(bundle),
+    "witness": witness,
+    "same-job": same_job,
+    "cohort": lambda bundle, _: cohort(bundle),
+    "one-sum-per-upload": lambda bundle, _: one_sum_per_upload(bundle),
+    "policy": lambda bundle, _: policy(bundle),
+    "receipts": lambda bundle, _: receipts(bundle),
+    "residency": lambda bundle, _: residency(bundle),
+    "epsilon": lambda bundle, _: epsilon(bundle),
+    "budget": lambda bundle, _: budget(bundle),
+    "model-chain": lambda bundle, _: model_chain(bundle),
+    "statements": lambda bundle, _: statements(bundle),
+}
+"""Every claim, in the order of a report."""
+
+
 def verify(data: bytes, trust: Trust | None) -> Report:
     """Checks every claim of a bundle."""
-    name = sha256(data).hex()
+    digest = sha256(data).hex()
     required = trust.required if trust is not None else ()
     try:
         bundle = Bundle(read_archive(data))
     except Exception as error:  # noqa: BLE001 - whatever it is, the bundle is not readable
-        return Report(name, "", "", "", (), _unreadable(_reason(error)), required)
-    checks: dict[str, Callable[[], Claim]] = {
-        "authenticity": lambda: authenticity(bundle, trust),
-        "integrity": lambda: integrity(bundle),
-        "log-inclusion": lambda: log_inclusion(bundle),
-        "witness": lambda: witness(bundle, trust),
-        "same-job": lambda: same_job(bundle, trust),
-        "cohort": lambda: cohort(bundle),
-        "one-sum-per-upload": lambda: one_sum_per_upload(bundle),
-        "policy": lambda: policy(bundle),
-        "receipts": lambda: receipts(bundle),
-        "residency": lambda: residency(bundle),
-        "epsilon": lambda: epsilon(bundle),
-        "budget": lambda: budget(bundle),
-        "model-chain": lambda: model_chain(bundle),
-        "statements": lambda: statements(bundle),
-    }
+        return Report(digest, _unreadable(_reason(error)), required)
+    claims = tuple(judge(name, argue(bundle, trust)) for name, argue in CLAIMS.items())
     head = bundle.head
-    claims = tuple(_decide(claim, checks[claim]) for claim in CLAIMS)
-    return Report(name, head.federation, head.run, head.status, head.simulated, claims, required)
-
-
-def _decide(claim: str, check: Callable[[], Claim]) -> Claim:
-    """One claim; what nobody foresaw speaks against it."""
-    try:
-        return check()
-    except Missing as missing:
-        return Claim(claim, NOT_PROVEN, str(missing))
-    except Exception as error:  # noqa: BLE001
-        return Claim(claim, FAIL, _reason(error))
+    return Report(digest, claims, required, head.federation, head.run, head.status, head.simulated)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from standalone import disagreements
+from standalone import disagreements, verifier
 
 from tacit.evidence import Trust, layout
 from tacit.evidence.archive import pack
@@ -230,3 +230,41 @@ def test_about_members_with_nonsense(honest, content):
         if not name.startswith(("transcript/r", "logs/s", "logs/w")) and name != layout.ROSTER:
             data = pack(reseal(honest, {**members, name: content}, restate=False))
             assert disagreements(data, Trust.of(honest.roster)) == [], name
+
+
+# --- where the file is the stricter one -----------------------------------------------------------
+
+
+def judged(run: SyntheticRun, members: dict[str, bytes], claim: str) -> Any:
+    """What the file alone says of one claim."""
+    trust = verifier.read_trust(Trust.of(run.roster).canonical())
+    found = verifier.verify(sealed(run, members), trust)
+    return next(item for item in found.claims if item.id == claim)
+
+
+def test_a_receipt_after_the_first_names_the_accepted_lock_too():
+    run = SyntheticRun().begin().round(1)
+    fields = dict.fromkeys(("receipt", "contract", "policy", "plan", "schema"), OTHER)
+    run.append(EAST, {"type": "client.receipt.issued", "run": run.run.hex(), **fields})
+    run.round(2).round(3).close()
+    found = judged(run, run.evidence(), "receipts")
+    assert found.status == verifier.FAIL
+    assert f"the receipt of {EAST} names another" in found.reason
+
+
+def test_what_a_claim_lacks_does_not_hide_what_contradicts_it():
+    run = lies(LEADER, "leader.round.started", changed("model", OTHER))
+    members = {k: v for k, v in run.evidence().items() if not k.startswith(f"logs/{SITES[-1]}.")}
+    found = judged(run, members, "model-chain")
+    assert (found.status, found.reason.partition(";")[0]) == (
+        verifier.FAIL,
+        "the model of round 1 does not follow",
+    )
+
+
+def test_a_site_uploaded_if_its_log_says_so(honest):
+    gone = {layout.policy(EAST), *(layout.upload(number, EAST) for number in (1, 2, 3))}
+    members = {name: data for name, data in honest.evidence().items() if name not in gone}
+    found = judged(honest, members, "residency")
+    assert found.status == verifier.NOT_PROVEN
+    assert f"{EAST} does not disclose its contract" in found.reason

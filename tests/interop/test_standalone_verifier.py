@@ -21,8 +21,8 @@ from tacit.testing.tampering import BREAKS, CASES, SyntheticBundle
 
 ALLOWED = {
     "__future__", "argparse", "array", "base64", "binascii", "bisect", "collections", "cryptography",
-    "dataclasses", "decimal", "fractions", "functools", "gc", "hashlib", "json", "math", "operator",
-    "os", "pathlib", "re", "shutil", "struct", "sys", "textwrap", "typing", "urllib", "zlib",
+    "dataclasses", "decimal", "fractions", "functools", "gc", "hashlib", "itertools", "json", "math",
+    "operator", "os", "pathlib", "re", "shutil", "struct", "sys", "textwrap", "typing", "urllib", "zlib",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from tacit.evidence import Status, Trust, claims_rounds, layout, verify_bundle
 from tacit.evidence.archive import pack
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.disclosed import check_disclosure
-from tacit.evidence.view import Missing, View
+from tacit.evidence.view import View
 from tacit.party.base import log_head
 from tacit.testing.bundles import LEADER, SITES, SyntheticRun, reseal, sealed
 from tacit.testing.disclosures import SiteDisclosure
@@ -94,8 +94,9 @@ def test_a_sum_without_keys_says_nothing_of_held_out_losses(monkeypatch) -> None
         "job",
         property(lambda view: view.terms.job.model_copy(update={"evaluation": patient})),
     )
-    with pytest.raises(Missing, match="keys of round 2"):
-        claims_rounds.model_chain(View(members))
+    claim = claims_rounds.model_chain(View(members))
+    assert claim.status is Status.NOT_PROVEN
+    assert "keys of round 2" in claim.reason
 
 
 @pytest.mark.parametrize("name", [["synthetic"], None, 1, {}])
@@ -168,3 +169,40 @@ def test_a_client_that_sent_nothing_need_not_disclose_where_its_data_may_go() ->
         run.round(number, members=SITES[1:])
     report = verify_bundle(sealed(run, run.close().evidence()), Trust.of(run.roster))
     assert report.claim("residency").status is Status.PASS, str(report)
+
+
+def test_what_lacks_does_not_hide_what_is_wrong() -> None:
+    """The leader logged a false model, and the log of one client is not there."""
+    run = SyntheticRun(edit=lambda _, event: _with_a_false_model(event)).play()
+    members = run.evidence()
+    del members[layout.events(EAST)]
+    claim = verify_bundle(sealed(run, members), Trust.of(run.roster)).claim("model-chain")
+    assert claim.status is Status.FAIL
+    assert "does not follow" in claim.reason
+
+
+def _with_a_false_model(event: dict[str, Any]) -> dict[str, Any]:
+    false = event["type"] == "leader.round.started" and event["round"] == 2
+    return {**event, "model": "00" * 32} if false else event
+
+
+def test_every_receipt_is_under_the_accepted_policy() -> None:
+    run = SyntheticRun().begin().round(1)
+    other = {"contract": "11" * 32, "policy": "22" * 32, "plan": "33" * 32, "schema": "44" * 32}
+    run.log(EAST, "client", "receipt.issued", receipt="55" * 32, **other)
+    run.round(2).round(3).close()
+    claim = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster)).claim("receipts")
+    assert claim.status is Status.FAIL
+
+
+def test_no_crafted_bundle_keeps_the_verdict_back(monkeypatch) -> None:
+    """Whatever slips out of a claim fails that claim, and the others are still decided."""
+
+    def breaks(_view: View) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(claims_rounds, "cohort", breaks)
+    run = SyntheticRun().play()
+    report = verify_bundle(sealed(run, run.evidence()), Trust.of(run.roster))
+    assert report.claim("cohort").status is Status.FAIL
+    assert report.claim("model-chain").status is Status.PASS

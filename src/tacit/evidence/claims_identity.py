@@ -153,8 +153,8 @@ def _check_places(view: View, findings: Findings) -> None:
         place = layout.place(name)
         sender = message.sender
         if place is None:
-            found = (message.header.type, sender.party, message.round)
-            right = found == ("offer", view.leader, 0)
+            found = (message.header.type, sender.party, sender.role, message.round)
+            right = found == ("offer", view.leader, "leader", 0)
         else:
             told = (message.header.type, sender.party, sender.role, message.round)
             right = told == (place.type, place.party, place.role, place.round)

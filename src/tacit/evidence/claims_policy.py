@@ -123,19 +123,21 @@ def receipts(view: View) -> Claim:
                 f"{client} did not log its upload of round {round_view.number}: nothing shows that the "
                 "receipt came first",
             )
-        event, accept = issued[0], view.accept(client).body
-        event.digest("receipt")
-        findings.require(
-            event.digest("contract") == accept.contract, f"the receipt of {client} is of other data"
-        )
-        findings.require(
-            event.digest("policy") == accept.policy,
-            f"the data of {client} were read under another policy",
-        )
-        findings.require(
-            event.digest("schema") == view.manifest.schema,
-            f"the receipt of {client} names another schema",
-        )
+        accept = view.accept(client).body
+        for event in issued:
+            event.digest("receipt")
+            findings.require(
+                event.digest("contract") == accept.contract,
+                f"a receipt of {client} is of other data",
+            )
+            findings.require(
+                event.digest("policy") == accept.policy,
+                f"the data of {client} were read under another policy",
+            )
+            findings.require(
+                event.digest("schema") == view.manifest.schema,
+                f"a receipt of {client} names another schema",
+            )
 
     each_client(view, findings, check)
     if not view.uploaders:

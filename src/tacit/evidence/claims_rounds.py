@@ -201,30 +201,35 @@ def _check_reuse(view: View, findings: Findings) -> None:
 
 def model_chain(view: View) -> Claim:
     """Every model follows from the first one and the published sums; the last one was released."""
-    findings = Findings("model-chain")
+    findings, steps = Findings("model-chain"), list[int]()
+    _guarded(findings, partial(_recompute, view, findings, steps))
+    for client in view.clients:
+        _guarded(findings, partial(check_followed, view, client, findings))
+        _guarded(findings, partial(check_added_up, view, client, findings))
+    return findings.conclude(
+        lambda: (
+            f"{len(steps)} server steps recomputed bit for bit; they end in the released model; sites "
+            f"added {_added_up(view)} sums up again"
+        )
+    )
+
+
+def _recompute(view: View, findings: Findings, steps: list[int]) -> None:
+    """Every server step, into ``steps`` by its round, and the model that they end in."""
     rule = server_rule(view.job)
     state = rule.start(_initial(view))
-    steps, earlier = 0, set()
+    earlier: set[Digest] = set()
     losses: list[float] = []
     for round_view in view.rounds:
-        _check_model(view, round_view, state, findings)
+        _guarded(findings, partial(_check_model, view, round_view, state, findings))
         if round_view.aggregate is not None:
             earlier.add(_digest(rule.released(state)))
             total = _total(view, round_view, findings)
             losses.append(_held_out_loss(view, round_view, total, state))
             state = view.terms.coordinates.step(total, view.plan, state)
-            steps += 1
+            steps.append(round_view.number)
     _check_early_stop(view, losses, findings)
-    for client in view.clients:
-        _guarded(findings, partial(check_followed, view, client, findings))
-        _guarded(findings, partial(check_added_up, view, client, findings))
     _check_release(view, rule.released(state), earlier, findings)
-    return findings.conclude(
-        lambda: (
-            f"{steps} server steps recomputed bit for bit; they end in the released model; sites "
-            f"added {_added_up(view)} sums up again"
-        )
-    )
 
 
 def _added_up(view: View) -> int:
