@@ -11,9 +11,9 @@ from rich.text import Text
 
 from tacit.engine.local import wall_clock
 from tacit.errors import TacitError
+from tacit.federation import Federation
 from tacit.party.job import JobSpec
 from tacit.party.terms import Terms
-from tacit.session import Federation
 from tacit.show import console, plain, table
 
 __all__ = ["CheckResult", "SiteResult", "check_job", "show_check"]

@@ -21,6 +21,7 @@ import numpy as np
 
 from tacit.engine.direct import DirectRun
 from tacit.errors import ConfigError
+from tacit.federation import Federation
 from tacit.files import write_atomic
 from tacit.learn.metrics import evaluate
 from tacit.party.job import JobSpec
@@ -28,7 +29,6 @@ from tacit.party.terms import choose_helpers, plan_for
 from tacit.party.workload import TrainingData, Workload
 from tacit.privacy.calibration import sample_bound
 from tacit.privacy.plan import Plan
-from tacit.session import Federation
 from tacit.show import console, plain, table
 from tacit.trust.identity import OsEntropy
 

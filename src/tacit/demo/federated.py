@@ -11,12 +11,13 @@ from tacit.connect import SanitisedBatch
 from tacit.demo.scoreboard import Score
 from tacit.engine.folder import FolderSource, SiteFolder, World
 from tacit.engine.local import Tap, wall_clock
+from tacit.federation import Federation
 from tacit.outcome import Outcome
 from tacit.party.job import JobSpec
 from tacit.party.price import policy_request
 from tacit.party.terms import Terms
 from tacit.policy.contract import Contract
-from tacit.session import Federation, Session
+from tacit.session import Session
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
 
