@@ -15,16 +15,17 @@ from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.feature_map import FeatureMap
 from tacit.ledger.log import log_origin
 from tacit.party.base import Ports
+from tacit.party.draft import draft
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
 from tacit.party.site import Site
-from tacit.party.terms import PROTOCOLS, Terms, check_cohort, check_sizes, choose_helpers, plan_for
+from tacit.party.terms import Terms, check_cohort, choose_helpers
 from tacit.party.workload import TrainingData, Workload
 from tacit.policy.contract import Contract
 from tacit.policy.schema import Schema
 from tacit.trust.roster import Roster
 from tacit.types import Digest, PartyName
-from tacit.wire.messages import Manifest, Offer
+from tacit.wire.messages import Offer
 
 __all__ = ["Federation", "ModelObject", "leader_of"]
 
@@ -116,33 +117,15 @@ class Federation:
 
     def offer(self) -> tuple[Offer, Terms]:
         """A fresh run of the job."""
-        clients = tuple(sorted(self.sites))
-        helpers = choose_helpers(self.job, clients)
-        length = self.workload.length
-        check_sizes(len(clients), len(helpers), length)
-        plan = plan_for(self.job, clients=len(clients), helpers=len(helpers), length=length)
-        manifest = Manifest(
-            protocol=PROTOCOLS[self.job.aggregation.protocol],
-            nonce=self.ports.entropy.draw(32),
-            job=self.job.digest,
-            schema=self.schema.digest,
-            code=self.workload.model.code,
-            layout=self.workload.layout,
-            roster=self.roster.digest,
-            plan=plan.canonical(),
-            ring_bits=plan.ring_bits,
-            dimension=self.workload.dimension,
-            length=length,
-            rounds=self.job.rounds,
+        return draft(
+            self.job,
+            self.workload,
+            self.schema,
+            self.roster,
             leader=self.leader,
-            clients=clients,
-            helpers=helpers,
-            min_cohort=self.job.aggregation.min_cohort,
-            max_colluding=plan.max_colluding,
-            own_noise=self.job.privacy.noise == "own",
+            clients=tuple(sorted(self.sites)),
+            nonce=self.ports.entropy.draw(32),
         )
-        offer = Offer(manifest=manifest, job=self.job.canonical(), schema=self.schema.canonical())
-        return offer, Terms.of(offer, self.roster)
 
 
 def leader_of(roster: Roster) -> PartyName:

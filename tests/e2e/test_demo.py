@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from tacit.api import verify
+from tacit.attack.transcript import KeepingSealing
 from tacit.demo import digits_demo, hospitals
 from tacit.demo.digits_demo import run_digits
 from tacit.demo.federated import prepare, train
 from tacit.demo.hospitals_demo import SPLITS, Setting, run_hospitals
-from tacit.demo.leader_view import KeepingSealing, Recorder, remove_masks, uploads_seen
+from tacit.demo.leader_view import Recorder, remove_masks, uploads_seen
 from tacit.demo.screen import Screen
 from tacit.demo.show import run_demo
 from tacit.engine.folder import World

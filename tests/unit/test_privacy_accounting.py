@@ -13,7 +13,7 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 from scipy.stats import norm
 
-from tacit.privacy.accounting import calibrate, epsilon
+from tacit.privacy.accounting import calibrate, deltas, epsilon
 from tacit.privacy.calibration import make_plan
 from tacit.privacy.plan import Plan
 
@@ -257,3 +257,24 @@ def test_calibration_is_tight_at_the_extremes(target, rounds):
     assert epsilon(noise_ratio=z, sampling_rate=0.5, rounds=rounds, delta=DELTA) <= target
     less = z * (1 - 2e-4)
     assert epsilon(noise_ratio=less, sampling_rate=0.5, rounds=rounds, delta=DELTA) > target
+
+
+@pytest.mark.parametrize(
+    ("rate", "ratio", "rounds"), [(1.0, 3.73, 1), (0.5, 13.0, 40), (0.25, 2.0, 60)]
+)
+def test_the_profile_agrees_with_epsilon(rate, ratio, rounds):
+    """At an epsilon that was certified for a delta the profile is that delta, and it falls."""
+    mechanism = {"noise_ratio": ratio, "sampling_rate": rate, "rounds": rounds}
+    for delta in (1e-3, 1e-5):
+        (found,) = deltas(**mechanism, epsilons=[epsilon(**mechanism, delta=delta)])
+        assert 0.9 * delta < found <= delta * 1.01
+    profile = deltas(**mechanism, epsilons=[0.0, 0.1, 1.0, 5.0])
+    assert profile == sorted(profile, reverse=True)
+
+
+def test_the_profile_at_zero_is_the_total_variation_of_a_gaussian():
+    """One release without sampling: 2 Phi(mu / 2) - 1."""
+    for ratio in (0.5, 1.0, 4.0):
+        (found,) = deltas(noise_ratio=ratio, sampling_rate=1.0, rounds=1, epsilons=[0.0])
+        exact = math.erf(1.0 / ratio / 2.0 / math.sqrt(2.0))
+        assert exact <= found <= exact + 1e-3

@@ -5,6 +5,7 @@ from tacit.connect.keys import DataKeys, KeyFolder
 from tacit.connect.plan import Plan
 from tacit.connect.read import Inspection, Reading, inspect, read
 from tacit.connect.receipt import ColumnReceipt, Quarantined, Receipt, Rows
+from tacit.connect.subset import take
 
 __all__ = [
     "ColumnReceipt",
@@ -19,4 +20,5 @@ __all__ = [
     "SanitisedBatch",
     "inspect",
     "read",
+    "take",
 ]

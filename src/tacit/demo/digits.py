@@ -124,15 +124,23 @@ def write_federation(folder: Path, split: Split, *, entropy: Entropy | None = No
         }
         site = write_site(folder, place, files, variant="shared", sites=len(CLIENTS), epsilon=6.0)
         write_table(site / data, _table(split.train[place.name]))
-    write_table(folder / "evaluation" / "digits.csv", _table(split.evaluation))
-    public = {"name": "digits-evaluation", "description": "Public test set.", "public": True}
-    text = contract(public, ("digits.csv", "csv"), _columns(), COMMENT)
-    write_atomic(folder / "evaluation" / "contract.toml", text.encode())
+    _write_public(
+        folder / "evaluation", ("digits-evaluation", "Public test set."), split.evaluation
+    )
+    everything = ("digits-public", "All images as published, for 'tacit attack' to divide anew.")
+    _write_public(folder / "attack", everything, load_records())
     write_keys(folder, FEDERATION, CLIENTS, entropy)
     write_atomic(folder / "model.py", template("digits/model.py.txt").encode())
     job = folder / "job.toml"
     write_atomic(job, template("digits/job.toml").encode())
     return job
+
+
+def _write_public(folder: Path, name: tuple[str, str], records: Records) -> None:
+    write_table(folder / "digits.csv", _table(records))
+    head = {"name": name[0], "description": name[1], "public": True}
+    text = contract(head, ("digits.csv", "csv"), _columns(), COMMENT)
+    write_atomic(folder / "contract.toml", text.encode())
 
 
 def _pixels() -> list[str]:

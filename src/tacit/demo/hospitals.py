@@ -246,7 +246,13 @@ def write_federation(
         site = write_site(folder, place, files, variant=variant, sites=len(HOSPITALS))
         records = split.train[place.name]
         write_table(site / data, {**_identities(records), **_measurements(records)})
-    _write_evaluation(folder / "evaluation", split.evaluation)
+    held_out = ("diagnosis-evaluation", "Public test set of the job; no hospital trains on it.")
+    _write_public(folder / "evaluation", held_out, split.evaluation)
+    everything = (
+        "diagnosis-public",
+        "All records as published, for 'tacit attack' to divide anew.",
+    )
+    _write_public(folder / "attack", everything, load_records())
     write_keys(folder, FEDERATION, HOSPITALS, entropy)
     job = folder / "job.toml"
     write_atomic(job, _job(variant).encode())
@@ -322,13 +328,9 @@ def _label() -> str:
     return column("diagnosis", "string", "label", "keep", values=list(CLASSES), gdpr="health")
 
 
-def _write_evaluation(folder: Path, records: Records) -> None:
+def _write_public(folder: Path, name: tuple[str, str], records: Records) -> None:
     write_table(folder / "patients.csv", _measurements(records))
-    head = {
-        "name": "diagnosis-evaluation",
-        "description": "Public test set of the job; no hospital trains on it.",
-        "public": True,
-    }
+    head = {"name": name[0], "description": name[1], "public": True}
     comment = "Public records: scikit-learn, load_breast_cancer."
     text = contract(head, ("patients.csv", "csv"), _measured_columns(), comment)
     write_atomic(folder / "contract.toml", text.encode())

@@ -19,20 +19,17 @@ from scipy.special import chdtrc  # type: ignore[import-untyped]
 
 from tacit.algebra.encoding import decode
 from tacit.algebra.ring import Ring, RingVector
-from tacit.errors import LocalProtocolError
-from tacit.party.contribute import chunk_info
+from tacit.attack.transcript import helper_keys_of, opened_vector
 from tacit.privacy.plan import Plan
 from tacit.secagg.masked import mask_sum, open_seeds, unmask
 from tacit.show import table
 from tacit.trust.roster import Roster
-from tacit.trust.sealing import HpkeSealing
 from tacit.types import Digest, Opener, PartyName
-from tacit.wire.envelope import Address, Envelope, join_chunks, open_message
-from tacit.wire.messages import HelperKey, RoundStart, Upload
+from tacit.wire.envelope import Address, Envelope, open_message
+from tacit.wire.messages import RoundStart, Upload
 
 __all__ = [
     "Glimpse",
-    "KeepingSealing",
     "LeaderView",
     "Recorder",
     "Recording",
@@ -50,48 +47,6 @@ LEAST_EXPECTED = 5
 
 SHOWN_NUMBERS = 4
 SHOWN_BYTES = 12
-
-
-class KeepingSealing:
-    """HPKE that keeps a copy of every private key, for a demonstration that explains one run.
-
-    Args:
-        kept: Openers by public key, filled as keys are made.
-    """
-
-    def __init__(self, kept: dict[bytes, Opener]) -> None:
-        self._inner = HpkeSealing()
-        self._kept = kept
-
-    def generate(self) -> Opener:
-        """A fresh key pair; the party that asked can erase its half, the copy stays."""
-        opener = self._inner.generate()
-        self._kept[opener.public_key] = opener
-        return _Borrowed(opener)
-
-    def seal(self, plaintext: bytes, public_key: bytes, info: bytes) -> bytes:
-        """Encrypts as ``HpkeSealing`` does."""
-        return self._inner.seal(plaintext, public_key, info)
-
-
-class _Borrowed:
-    """A key as its party sees it: gone once erased."""
-
-    def __init__(self, opener: Opener) -> None:
-        self._public_key = opener.public_key
-        self._opener: Opener | None = opener
-
-    @property
-    def public_key(self) -> bytes:
-        return self._public_key
-
-    def open(self, sealed: bytes, info: bytes) -> bytes:
-        if self._opener is None:
-            raise LocalProtocolError("trust.erased", "the sealing key of this round was erased")
-        return self._opener.open(sealed, info)
-
-    def erase(self) -> None:
-        self._opener = None
 
 
 @dataclass(slots=True)
@@ -131,22 +86,9 @@ def uploads_seen(
             starts[message.round] = body
         elif isinstance(body, Upload) and message.sender == Address(recorder.site, "client"):
             start = starts[message.round]
-            opener = kept[start.leader_key]
-            chunks = tuple(
-                opener.open(chunk, chunk_info(message.digest, index))
-                for index, chunk in enumerate(envelope.chunks)
-            )
-            length = body.vector.length
-            data = join_chunks(body.vector, chunks, length, ring.item_bytes)
-            vector = ring.from_bytes(data, length)
-            seen.append(Seen(message.round, body, vector, _helper_keys(start, roster)))
+            vector = opened_vector(message, envelope, kept[start.leader_key], ring)
+            seen.append(Seen(message.round, body, vector, helper_keys_of(start, roster)))
     return seen
-
-
-def _helper_keys(start: RoundStart, roster: Roster) -> tuple[tuple[PartyName, bytes], ...]:
-    messages = [open_message(raw, roster.authenticate) for raw in start.keys]
-    keys: list[tuple[PartyName, HelperKey]] = [(m.sender.party, m.body) for m in messages]
-    return tuple((name, key.key) for name, key in keys)
 
 
 def remove_masks(

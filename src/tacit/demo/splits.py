@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tacit.attack.transcript import KeepingSealing
 from tacit.demo import hospitals
 from tacit.demo.baselines import central_training, pool, pooled_regression
 from tacit.demo.federated import Trained, evaluation_batch, holdings, prepare, train
 from tacit.demo.layout import Variant
-from tacit.demo.leader_view import KeepingSealing, LeaderView, Recorder, Recording, leader_view
+from tacit.demo.leader_view import LeaderView, Recorder, Recording, leader_view
 from tacit.demo.scoreboard import Score
 from tacit.engine.folder import World
 from tacit.errors import RoundAborted, TacitError

@@ -35,7 +35,8 @@ class SqliteStore:
     """Implements ``types.Store``.
 
     Args:
-        path: The file; its folder is made if need be.
+        path: The file; its folder is made if need be. None keeps everything in memory, for scratch
+            federations whose state nobody needs afterwards.
 
     Raises:
         TransportError: The file cannot be opened, or is not a Tacit state file.
@@ -46,14 +47,15 @@ class SqliteStore:
     (tests/unit/test_engine_store.py::test_a_write_cut_at_any_byte_loses_what_was_not_committed).
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path | None) -> None:
+        self._path = path or Path(":memory:")
         self._depth = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(
-                path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")

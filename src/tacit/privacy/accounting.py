@@ -18,7 +18,7 @@ from tacit.errors import VerificationError
 from tacit.privacy.bounds import Rounds, renyi_bound, shown_by_a_test
 from tacit.privacy.events import SEES_PARTICIPATION, Observer, Releases, refused
 
-__all__ = ["MAX_ROUNDS", "MIN_DELTA", "calibrate", "epsilon", "price"]
+__all__ = ["MAX_ROUNDS", "MIN_DELTA", "calibrate", "deltas", "epsilon", "price"]
 
 INTERVAL = 1e-4
 COARSE_INTERVAL = 1e-3
@@ -102,6 +102,41 @@ def epsilon(*, noise_ratio: float, sampling_rate: float, rounds: int, delta: flo
         raise ValueError("rounds must not be negative")
     _check_delta(delta)
     return _certified((Rounds(noise_ratio, sampling_rate, rounds),), delta) if rounds else 0.0
+
+
+def deltas(
+    *, noise_ratio: float, sampling_rate: float, rounds: int, epsilons: Sequence[float]
+) -> list[float]:
+    """Delta at each epsilon: the whole privacy profile, for ceilings of attacks.
+
+    ``deltas(epsilons=[0.0])`` is the total variation distance between the two neighbours' outputs, which
+    no membership test's advantage can exceed.
+
+    Args:
+        noise_ratio: See ``epsilon``.
+        sampling_rate: See ``epsilon``.
+        rounds: At least 1.
+        epsilons: At least 0 each.
+
+    Returns:
+        Upper bounds, at most 1.0 each; 1.0 everywhere without enough noise.
+
+    Guarantee:
+        Never below what ``epsilon`` certifies: at the epsilon of a delta it is at most that delta. Checked by
+        ``tests/unit/test_privacy_accounting.py::test_the_profile_agrees_with_epsilon``.
+
+    Reference:
+        Koskela et al. 2020 (PLD); Kairouz et al. 2015 (operational meaning of (epsilon, delta)).
+    """
+    if not (0.0 < noise_ratio < math.inf and 0.0 < sampling_rate <= 1.0 and rounds >= 1):
+        raise ValueError("noise_ratio must be positive and finite, sampling_rate in (0, 1]")
+    part = Rounds(noise_ratio, sampling_rate, rounds)
+    if noise_ratio < MIN_NOISE_RATIO:
+        return [1.0 for _ in epsilons]
+    composed = _one_round(noise_ratio, sampling_rate, _interval((part,), COARSE_INTERVAL))
+    composed = composed.self_compose(rounds)
+    reserve = CONVOLUTION_ERROR + CONVOLUTION_ERROR_OF_A_ROUND * rounds + SLACK
+    return [min(1.0, float(composed.get_delta_for_epsilon(e)) + reserve) for e in epsilons]
 
 
 def price(events: Sequence[Releases], *, observer: Observer, delta: float) -> float:

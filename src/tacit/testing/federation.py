@@ -22,10 +22,11 @@ from tacit.learn.feature_map import FeatureMap
 from tacit.party.admission import DataSource, SiteSetup
 from tacit.party.base import Ports
 from tacit.party.coordinator import Coordinator
+from tacit.party.draft import draft
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
 from tacit.party.site import Site
-from tacit.party.terms import PROTOCOLS, Terms, choose_helpers, plan_for
+from tacit.party.terms import Terms
 from tacit.party.workload import Workload
 from tacit.policy.schema import Schema
 from tacit.testing.clock import FixedClock
@@ -36,7 +37,7 @@ from tacit.testing.store import MemoryStore
 from tacit.trust.identity import Identity
 from tacit.types import Digest, PartyName, Sealing
 from tacit.wire.envelope import Address, Channel, Envelope, Received, open_message, sign_message
-from tacit.wire.messages import Manifest, Offer
+from tacit.wire.messages import Offer
 
 __all__ = [
     "LEADER",
@@ -361,28 +362,12 @@ class SmallFederation:
         return Coordinator(LEADER, self.roster, self.ports(LEADER), self.terms, self.workload)
 
     def _offer(self, clients: tuple[PartyName, ...]) -> tuple[Offer, Terms]:
-        job, helpers = self.job, choose_helpers(self.job, clients)
-        length = self.workload.length
-        plan = plan_for(job, clients=len(clients), helpers=len(helpers), length=length)
-        manifest = Manifest(
-            protocol=PROTOCOLS[job.aggregation.protocol],
-            nonce=self._entropy.fork("nonce").draw(32),
-            job=job.digest,
-            schema=self.schema.digest,
-            code=self.workload.model.code,
-            layout=self.workload.layout,
-            roster=self.roster.digest,
-            plan=plan.canonical(),
-            ring_bits=plan.ring_bits,
-            dimension=self.workload.dimension,
-            length=length,
-            rounds=job.rounds,
+        return draft(
+            self.job,
+            self.workload,
+            self.schema,
+            self.roster,
             leader=LEADER,
             clients=clients,
-            helpers=helpers,
-            min_cohort=job.aggregation.min_cohort,
-            max_colluding=plan.max_colluding,
-            own_noise=job.privacy.noise == "own",
+            nonce=self._entropy.fork("nonce").draw(32),
         )
-        offer = Offer(manifest=manifest, job=job.canonical(), schema=self.schema.canonical())
-        return offer, Terms.of(offer, self.roster)

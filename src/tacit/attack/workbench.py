@@ -1,0 +1,82 @@
+"""What every attack works on: the job, public data, the attacker's own randomness, and how much to do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.attack.defences import Defence, adversary_of, job_for
+from tacit.attack.scratch import PublicData, ScratchFederation
+from tacit.attack.transcript import Transcript
+from tacit.attack.view import View, look
+from tacit.party.job import JobSpec
+
+__all__ = ["Profile", "Rows", "Workbench"]
+
+Profile = Literal["demo", "quick", "full"]
+"""How much to do: seconds for a demonstration, minutes before a commit, an hour for a report."""
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """A job under attack.
+
+    Args:
+        job: As it was written; defences change it.
+        base: Its folder, with model code.
+        data: Public records of its kind.
+        seed: Of the attacker's choices alone: keys, masks and noise come from the operating system.
+        profile: How much to do.
+    """
+
+    job: JobSpec
+    base: Path
+    data: PublicData
+    seed: int
+    profile: Profile
+
+    def generator(self, *name: object) -> np.random.Generator:
+        """The attacker's own stream of that name: which records, which trials, which starting points."""
+        text = repr((self.seed, *map(str, name))).encode()
+        seed = hashlib.sha256(b"tacit attack\x00" + text).digest()
+        return np.random.Generator(np.random.PCG64(int.from_bytes(seed, "little")))
+
+    def pick(self, demo: int, quick: int, full: int) -> int:
+        """A number of trials, by profile."""
+        return {"demo": demo, "quick": quick, "full": full}[self.profile]
+
+    def scratch(
+        self,
+        defence: Defence,
+        holdings: Sequence[Rows],
+        *,
+        rounds: int | None = None,
+        training: dict[str, Any] | None = None,
+        privacy: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> ScratchFederation:
+        """A federation under one defence; the other arguments are those of ``job_for`` and its own."""
+        units = max(1, sum(len(rows) for rows in holdings))
+        job = job_for(
+            self.job,
+            defence,
+            sites=len(holdings),
+            units=units,
+            rounds=rounds,
+            training=training,
+            privacy=privacy,
+        )
+        return ScratchFederation(job, self.base, self.data, holdings, **options)
+
+    def view(self, defence: Defence, transcript: Transcript) -> View:
+        """What the adversary of a column sees of a run."""
+        plan, helpers = transcript.plan, transcript.terms.helpers
+        return look(transcript, adversary_of(defence, helpers, plan.max_colluding))

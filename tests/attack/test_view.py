@@ -1,0 +1,77 @@
+"""A recorded run opens exactly as far as an adversary's keys reach."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tacit.attack.defences import DEFENCES, adversary_of, job_for
+from tacit.attack.scratch import PublicData, ScratchFederation, site_names
+from tacit.attack.view import Adversary, look
+from tacit.party.job import JobSpec
+from tacit.testing.federation import write_small_federation
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attack") / "federation"
+    write_small_federation(folder, records=20)
+    return folder
+
+
+def run(place, defence, sites=4, **changes):
+    data = PublicData.load(place / "evaluation" / "contract.toml")
+    job = job_for(
+        JobSpec.load(place / "job.toml"), defence, sites=sites, units=len(data), rounds=2, **changes
+    )
+    holdings = np.array_split(np.arange(len(data)), sites)
+    scratch = ScratchFederation(job, place, data, holdings)
+    return scratch, scratch.run()
+
+
+@pytest.mark.parametrize("defence", DEFENCES)
+def test_every_round_is_recorded_as_it_was(place, defence):
+    scratch, transcript = run(place, defence)
+    assert [one.number for one in transcript.closed] == [1, 2]
+    assert transcript.final.digest == scratch.leader.model.digest
+    for one, after in zip(transcript.closed, transcript.states[1:], strict=True):
+        stepped = scratch.workload.step(one.state, one.total, transcript.plan)
+        assert stepped.digest == after.digest
+        whole = sum(transcript.contribution(one, site) for site in one.cohort)
+        noise = np.zeros_like(whole)
+        if transcript.plan.private:
+            noise = sum(transcript.noise_share(one, helper) for helper, _ in one.helper_keys)
+            assert noise.any()
+        assert np.array_equal(whole + noise, one.total)
+
+
+def test_an_adversary_sees_no_more_than_its_keys_open(place):
+    _, transcript = run(place, "tacit")
+    names = site_names(4)
+    leader = look(transcript, Adversary.leads(names[:3]))
+    assert all(not one.contributions for one in leader.rounds)
+    truth = transcript.values(transcript.contribution(transcript.closed[0], names[0]))
+    ring = transcript.terms.ring
+    for held in (0, 1, 3):
+        seen = look(transcript, Adversary.leads(names[:held])).rounds[0]
+        opened = transcript.values(ring.centred(seen.uploads[names[0]]))
+        assert not np.allclose(opened, truth, atol=1e-3)
+    everything = look(transcript, adversary_of("noise", names, 1))
+    assert np.array_equal(everything.rounds[0].contributions[names[0]], truth)
+    assert look(transcript, Adversary.observer()).models == ()
+    assert len(look(transcript, Adversary.released()).models) == 1
+    client = look(transcript, Adversary.client(names[0])).rounds[0]
+    assert not client.uploads
+    assert client.unknown == names[1:]
+
+
+def test_own_noise_and_own_contribution_are_subtracted(place):
+    _, transcript = run(place, "tacit")
+    names = site_names(4)
+    one = transcript.closed[0]
+    seen = look(
+        transcript, Adversary("all but one", helpers=frozenset(names), clients=frozenset(names[1:]))
+    )
+    rest = transcript.values(transcript.contribution(one, names[0]))
+    assert np.allclose(seen.rounds[0].total, rest, atol=1e-12)
+    assert seen.rounds[0].noise_std == 0.0
