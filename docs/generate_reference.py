@@ -54,7 +54,7 @@ LOGGERS = {
     "leader, site": ("heads",),
     "helper": ("helper",),
     "all": ("witnessing", "base"),
-    "operator": ("operators",),
+    "operator": ("operators", "inside"),
 }
 EVENTS = {
     "run.offered": "offers a run",
@@ -89,6 +89,7 @@ EVENTS = {
     "party.restarted": "was started again (of no run)",
     "operator.budget-released": "frees a reservation on the operator's word (of no run)",
     "operator.heads-accepted": "forgets budget and log of another on the operator's word (of no run)",
+    "operator.attack-begun": "reads the site's data for attacks inside it, on the operator's word (of no run)",
     "operator.key-erased": "destroys a token key on the operator's word (of no run)",
     "operator.receipts-erased": "destroys salt and receipts of a run on the operator's word (of no run)",
 }
@@ -384,7 +385,7 @@ def _logged(source: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _source(file: str) -> str:
-    folder = PARTY.parent / "engine" if file == "operators" else PARTY
+    folder = PARTY.parent / "engine" if file in LOGGERS["operator"] else PARTY
     return (folder / f"{file}.py").read_text("utf-8")
 
 

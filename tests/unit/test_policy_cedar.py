@@ -8,6 +8,7 @@ import pytest
 
 from tacit.errors import ConfigError, PolicyDenied
 from tacit.policy import UNBOUNDED_EPSILON, Policy
+from tacit.policy.request import ATTACK_PURPOSE
 from tacit.testing.policies import REQUEST
 from tacit.types import Milliseconds
 
@@ -159,6 +160,26 @@ def test_plain_needs_a_permit_that_asks_for_it(tmp_path: Path, body: str) -> Non
 
 
 ALL = "permit(principal, action, resource);"
+
+
+def test_an_attack_needs_a_permit_that_names_it(tmp_path: Path) -> None:
+    attack = replace(REQUEST, action="attack", purpose=ATTACK_PURPOSE)
+    for text in (ALL, 'permit(principal, action == Action::"train", resource);'):
+        policy = load(tmp_path, a=text)
+        assert policy.decide(REQUEST).allowed
+        assert not policy.decide(attack).allowed
+    inside = 'permit(principal, action == Action::"attack", resource) when { context.purpose == "attack" };'
+    policy = load(tmp_path, a=ALL, b=inside)
+    assert policy.decide(attack).rules == ("a.cedar:1:1", "b.cedar:1:1")
+    assert not policy.decide(
+        replace(attack, now=Milliseconds(2**45), retention=date(2020, 1, 1))
+    ).allowed
+    (tmp_path / "a.cedar").unlink()
+    only = load(tmp_path)
+    assert only.decide(attack).allowed
+    assert not only.decide(REQUEST).allowed
+    wrong = only.decide(replace(attack, purpose="research"))
+    assert "the nearest, 'b.cedar:1:1'" in wrong.explanation
 
 
 @pytest.mark.parametrize(

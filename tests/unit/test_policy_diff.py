@@ -351,3 +351,15 @@ def test_times_before_the_year_1000_can_be_compared(tmp_path: Path) -> None:
     rule = 'permit(principal, action == Action::"train", resource) when {{ context.now > datetime("{}") }};'
     old, new = rule.format("0500-01-01"), rule.format("0600-01-01")
     assert len(difference(tmp_path, old, new).changes) == 1
+
+
+def test_a_permit_to_attack_is_a_change(tmp_path: Path) -> None:
+    old = 'permit(principal, action == Action::"train", resource);'
+    inside = '@id("inside") permit(principal, action == Action::"attack", resource);'
+    found = difference(tmp_path, old, f"{old}\n{inside}")
+    assert {(c.action, c.allowed, c.after) for c in found.changes} == {
+        ("attack", True, ("inside",))
+    }
+    # A permit that leaves the action open allows no attack: nothing changes.
+    anything = "permit(principal, action, resource);"
+    assert not any(c.action == "attack" for c in difference(tmp_path, old, anything).changes)

@@ -25,6 +25,7 @@ PARTY_EVENTS = "own"
 
 OWN = {
     "party.restarted": "was started again",
+    "operator.attack-begun": "its operator attacked its own data, inside",
     "operator.budget-released": "its operator freed the reservation of a run",
     "operator.heads-accepted": "its operator let it forget the budget that a site had shown",
     "operator.key-erased": "its operator destroyed a key of tokens",

@@ -17,7 +17,13 @@ from tacit.errors import ConfigError, PolicyDenied, TacitError
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract, ContractName
 from tacit.policy.permission import NO_POLICY
-from tacit.policy.request import EPOCH, UNBOUNDED_EPSILON, Request, integers_as_text
+from tacit.policy.request import (
+    ATTACK_PURPOSE,
+    EPOCH,
+    UNBOUNDED_EPSILON,
+    Request,
+    integers_as_text,
+)
 from tacit.policy.rows import RowFilter
 from tacit.types import Digest, Milliseconds, PartyName
 
@@ -30,6 +36,11 @@ Count = Annotated[int, Field(ge=0, le=1_000_000)]
 class RequestTable(Table):
     """A request; what is left out has a default."""
 
+    action: Literal["train", "attack"] | None = Field(
+        default=None,
+        description="`train`, the default: take part in a run. `attack`: the site runs the attack suite on "
+        "its own data.",
+    )
     principal: Text | None = Field(
         default=None, description="The leader; by default `coordinator`."
     )
@@ -109,7 +120,7 @@ class RequestTable(Table):
         request = Request(
             principal=PartyName(self.principal or "coordinator"),
             dataset=contract.name,
-            purpose=self.purpose or "research",
+            purpose=self.purpose or (ATTACK_PURPOSE if self.action == "attack" else "research"),
             region=region,
             leader_region=self.leader_region or region,
             helper_regions=frozenset(regions),
@@ -129,6 +140,7 @@ class RequestTable(Table):
             own_noise=self.own_noise is True,
             code=self.code or "pinned",
             attestation=self.attestation or "none",
+            action=self.action or "train",
         )
         return request, contract
 

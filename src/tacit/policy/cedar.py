@@ -99,11 +99,12 @@ class Policy:
     Guarantee:
         Whatever a leader offers, a request is allowed only if at least one permit matches, no forbid
         matches (the built-in ones neither) and every rule could be evaluated; plain aggregation only by
-        a permit that speaks of ``context.aggregation``.
+        a permit that speaks of ``context.aggregation``, an attack only by one that names the action.
         Checked by tests/unit/test_policy_cedar.py::test_default_deny_and_forbid_wins,
         tests/unit/test_policy_cedar.py::test_a_rule_that_cannot_be_evaluated_denies,
-        tests/unit/test_policy_cedar.py::test_no_policy_allows_other_regions and
-        tests/unit/test_policy_cedar.py::test_plain_needs_a_permit_that_asks_for_it.
+        tests/unit/test_policy_cedar.py::test_no_policy_allows_other_regions,
+        tests/unit/test_policy_cedar.py::test_plain_needs_a_permit_that_asks_for_it and
+        tests/unit/test_policy_cedar.py::test_an_attack_needs_a_permit_that_names_it.
 
     Args:
         rules: The site's own rules; the built-in ones are added.
@@ -124,7 +125,7 @@ class Policy:
         self._conditions: dict[str, tuple[str, Condition]] = {
             f"{rule.name} {index}": (rule.name, condition)
             for rule in every
-            if rule.permits and rule.speaks_to("train")
+            if rule.permits and (rule.speaks_to("train") or rule.speaks_to("attack"))
             for index, condition in enumerate(conditions(rule.content))
         }
         self._condition_set = policy_set(
@@ -180,14 +181,10 @@ class Policy:
         if result.diagnostics.errors:
             reason = "; ".join(result.diagnostics.errors)
             return Decision(False, (), f"a rule could not be evaluated: {reason}")
-        if (
-            result.allowed
-            and request.aggregation == "plain"
-            and not self._names_plain(request, rules)
-        ):
-            reason = 'plain aggregation needs a permit that asks for context.aggregation == "plain"'
-            return Decision(False, (), f"{reason}, unlike {self._named(rules)}")
         if result.allowed:
+            lacking = self._lacking(request, rules)
+            if lacking:
+                return Decision(False, (), f"{lacking}, unlike {self._named(rules)}")
             return Decision(True, rules, f"permitted by {self._named(rules)}")
         if rules:
             return Decision(False, rules, self._forbidden(request, rules))
@@ -264,6 +261,15 @@ class Policy:
             )
         return build_permission(contract, lock, request.purpose, request.now, decision.rules, rows)
 
+    def _lacking(self, request: Request, permits: tuple[str, ...]) -> str:
+        """What is asked of permits beyond matching: empty if one of these has it."""
+        attack = request.action == "attack"
+        if attack and not any(self._rules[name].names("attack") for name in permits):
+            return 'an attack needs a permit that names Action::"attack"'
+        if request.aggregation == "plain" and not self._names_plain(request, permits):
+            return 'plain aggregation needs a permit that asks for context.aggregation == "plain"'
+        return ""
+
     def _names_plain(self, request: Request, permits: tuple[str, ...]) -> bool:
         """Whether one of the permits is for this aggregation: an invented one must not match it."""
         invented = dataclasses.replace(request, aggregation="some other aggregation")
@@ -309,8 +315,11 @@ class Policy:
         met = set(result.diagnostics.reasons) if result else set()
         failing: dict[str, list[str]] = {}
         facts = _facts(request)
+        attack = request.action == "attack"
         for key, (name, condition) in self._conditions.items():
-            if key not in met:
+            rule = self._rules[name]
+            fits = rule.names("attack") if attack else rule.speaks_to("train")
+            if fits and key not in met:
                 failing.setdefault(name, []).append(condition.describe(facts))
         found = [
             Reason(name, self._rules[name].place, "permit", tuple(failed))
@@ -330,7 +339,8 @@ class Policy:
         """Names the permit with the fewest failing conditions, and those conditions."""
         permits = self._failing(request)
         if not permits:
-            return "no permit matched, for the policy holds none"
+            what = ' for Action::"attack"' if request.action == "attack" else ""
+            return f"no permit matched, for the policy holds none{what}"
         nearest = permits[0]
         failed = "; ".join(nearest.conditions)
         return f"no permit matched; the nearest, '{nearest.rule}', failed on: {failed} [{nearest.place}]"
@@ -342,7 +352,7 @@ class Policy:
             return cedarpy.is_authorized(
                 {
                     "principal": {"type": "Party", "id": request.principal},
-                    "action": {"type": "Action", "id": "train"},
+                    "action": {"type": "Action", "id": request.action},
                     "resource": {"type": "Dataset", "id": request.dataset},
                     "context": request.context(self._needed),
                 },
@@ -364,7 +374,7 @@ def _facts(request: Request) -> dict[str, str]:
     """What a request has, by what a condition speaks of."""
     facts = {
         "principal": f'Party::"{request.principal}"',
-        "action": 'Action::"train"',
+        "action": f'Action::"{request.action}"',
         "resource": f'Dataset::"{request.dataset}"',
     }
     for key, value in request.context().items():

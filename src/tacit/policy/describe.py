@@ -18,8 +18,8 @@ SETS_TRIED = 256
 
 def headline(change: Change) -> str:
     """What changes: ``deny -> allow by 'research'``."""
-    what = "a run" if change.action == "train" else "a row"
-    words = ("deny", "allow") if change.action == "train" else ("left out", "kept")
+    what = {"train": "a run", "attack": "an attack inside the site", "read": "a row"}[change.action]
+    words = ("left out", "kept") if change.action == "read" else ("deny", "allow")
     old, new = words[not change.allowed], words[change.allowed]
     return f"{what}: {_by(old, change.before)} -> {_by(new, change.after)}"
 

@@ -187,7 +187,7 @@ def compare(
     kinds = value_kinds(old, new)
     domains = {
         action: _restricted(_domain(action, (old, new), kinds, regions), only or {})
-        for action in ("train", "read")
+        for action in ("train", "attack", "read")
     }
     _check_only(only or {}, (old, new), domains)
     total = sum(domain.points() for domain in domains.values())
@@ -236,6 +236,8 @@ def _domain(
         for name, patterns in part.patterns.items():
             findings.patterns.setdefault(name, set()).update(patterns)
     if action == "read" and not any(_has_rules_for_rows(version) for version in versions):
+        return Domain({"resource": ()})
+    if action == "attack" and not any(_permits_attacks(version) for version in versions):
         return Domain({"resource": ()})
     nullable = {
         f"resource.{column.name}"
@@ -334,8 +336,8 @@ Answer = tuple[bool, tuple[str, ...]]
 def _decide(
     version: Version, action: str, points: Sequence[Point], kinds: Mapping[str, str]
 ) -> list[Answer]:
-    if action == "train":
-        return _runs(version, points)
+    if action != "read":
+        return _runs(version, points, action)
     answers: list[Answer] = [(False, ())] * len(points)
     for dataset, contract in version.contracts.items():
         chosen = [i for i, point in enumerate(points) if point["resource"] == dataset]
@@ -345,11 +347,19 @@ def _decide(
     return answers
 
 
-def _runs(version: Version, points: Sequence[Point]) -> list[Answer]:
+def _permits_attacks(version: Version) -> bool:
+    """Only a permit that names the action allows an attack."""
+    return any(rule.permits and rule.names("attack") for rule in version.policy.rules)
+
+
+def _runs(version: Version, points: Sequence[Point], action: str) -> list[Answer]:
     """As ``Policy.decide`` does; a data set without a contract cannot be asked for."""
     rules = policy_set({rule.name: rule.content for rule in version.policy.rules})
-    requests = [_request(version, point) for point in points]
+    requests = [_request(version, point, action) for point in points]
     answers = _evaluated(rules, requests, [])
+    if action == "attack":
+        naming = {rule.name for rule in version.policy.rules if rule.names("attack")}
+        answers = [one if one[0] and naming & set(one[1]) else (False, ()) for one in answers]
     missing = [bool(version.contracts) and p["resource"] not in version.contracts for p in points]
     plain = [
         i
@@ -357,7 +367,7 @@ def _runs(version: Version, points: Sequence[Point]) -> list[Answer]:
         if answer[0] and point.get("context.aggregation") == "plain"
     ]
     invented = [
-        _request(version, {**points[i], "context.aggregation": "some other aggregation"})
+        _request(version, {**points[i], "context.aggregation": "some other aggregation"}, action)
         for i in plain
     ]
     permits = policy_set({r.name: r.content for r in version.policy.rules if r.permits})
@@ -408,7 +418,7 @@ def _evaluated(
     return found
 
 
-def _request(version: Version, point: Point, action: str = "train") -> dict[str, Any]:
+def _request(version: Version, point: Point, action: str) -> dict[str, Any]:
     dataset = str(point.get("resource", ""))
     values = {**DEFAULTS, **version.given(dataset), **point}
     if "context.unit" in point:

@@ -16,6 +16,7 @@ from tacit.policy.contract import Contract
 from tacit.types import Milliseconds, PartyName
 
 __all__ = [
+    "ATTACK_PURPOSE",
     "ATTESTATION_LEVELS",
     "CONTEXT_KINDS",
     "EARLIEST",
@@ -32,6 +33,9 @@ __all__ = [
 
 UNBOUNDED_EPSILON = 9223372036854775807
 """``epsilon_milli`` of a run without differential privacy: above every limit."""
+
+ATTACK_PURPOSE = "attack"
+"""The purpose of attacks that a site runs on its own data."""
 
 ATTESTATION_LEVELS = {"none": 0, "software": 1, "tee": 2}
 """``attestation_level`` of every level of attestation."""
@@ -65,6 +69,7 @@ type Run = {
     attestation_level: Long,
 };
 action train appliesTo { principal: [Party], resource: [Dataset], context: Run };
+action attack appliesTo { principal: [Party], resource: [Dataset], context: Run };
 action read appliesTo { principal: [Party], resource: [Row], context: Run };
 """
 """The Cedar schema without ``entity Row``, whose attributes are those of the site's contracts."""
@@ -115,6 +120,8 @@ class Request:
         own_noise: Whether each helper adds the full noise.
         code: ``pinned`` when a digest names the training code, else ``not pinned``.
         attestation: Level of attestation of leader and helpers: ``none``, ``software`` or ``tee``.
+        action: ``train``: take part in a run. ``attack``: the site runs the attack suite on its own data,
+            inside; it is leader and helper itself.
     """
 
     principal: PartyName
@@ -139,6 +146,7 @@ class Request:
     own_noise: bool
     code: str
     attestation: Literal["none", "software", "tee"] = "none"
+    action: Literal["train", "attack"] = "train"
 
     @property
     def private(self) -> bool:

@@ -93,6 +93,10 @@ class Rule:
         named = [scope["entity"]] if "entity" in scope else scope.get("entities", [])
         return scope["op"] == "All" or any(entity["id"] == action for entity in named)
 
+    def names(self, action: str) -> bool:
+        """Whether its scope names the action: one that leaves it open does not."""
+        return self.content["action"]["op"] != "All" and self.speaks_to(action)
+
 
 def built_in_rules() -> tuple[Rule, ...]:
     """The rules that are part of every policy."""
