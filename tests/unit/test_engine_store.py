@@ -182,3 +182,13 @@ def test_a_process_killed_a_hundred_times_loses_nothing_that_it_acknowledged(
     tmp_path: Path,
 ) -> None:
     kill_again_and_again(tmp_path / "tacit.db", 100)
+
+
+def test_a_store_in_memory_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, other = SqliteStore(None), SqliteStore(None)
+    with store.transaction():
+        store.put("space", "key", b"value")
+    assert store.get("space", "key") == b"value"
+    assert other.get("space", "key") is None
+    assert list(tmp_path.iterdir()) == []

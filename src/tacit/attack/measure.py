@@ -226,10 +226,13 @@ class Ceiling:
         """Largest TPR of a membership test at a false positive rate.
 
         Reference:
-            Kairouz, Oh, Viswanath 2015: TPR <= exp(epsilon) FPR + delta(epsilon), for every epsilon.
+            Kairouz, Oh, Viswanath 2015: TPR <= exp(epsilon) FPR + delta(epsilon) and
+            1 - FPR <= exp(epsilon) (1 - TPR) + delta(epsilon), for every epsilon.
         """
-        bounds = (math.exp(e) * false_positive_rate + d for e, d in self.profile)
-        return min(1.0, *bounds)
+        rate = false_positive_rate
+        above = (math.exp(e) * rate + d for e, d in self.profile)
+        below = (1.0 - math.exp(-e) * (1.0 - rate - d) for e, d in self.profile)
+        return min(1.0, *above, *below)
 
 
 def ceiling_of(plan: Plan, rounds: int | None = None, colluding: int | None = None) -> Ceiling:
