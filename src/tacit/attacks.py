@@ -235,8 +235,7 @@ def show_report(report: Report, folder: Path) -> None:
     out.print(_table(report))
     out.print(
         plain(
-            "Each cell: verdict; value and 95% interval; chance, and what theory allows; trials and the strongest "
-            "attack.",
+            "Each cell: verdict and value; 95% interval; chance, and what theory allows; trials and strongest attack.",
             "dim",
         )
     )
@@ -245,8 +244,11 @@ def show_report(report: Report, folder: Path) -> None:
     for reason in reasons:
         out.print(plain(f"- {reason}", STATUS_STYLES[status]))
     _paragraph("Proven", report.proven.lines)
-    for row, sentences in report.measured().items():
-        _paragraph(f"Measured: {ROWS[row]}", sentences)
+    column: Defence = "tacit" if "tacit" in report.columns else report.columns[-1]
+    at = report.columns.index(column)
+    _paragraph(
+        "Measured", [f"{ROWS[row]}, {texts[at]}" for row, texts in report.measured().items()]
+    )
     _paragraph("Not covered", LIMITS)
     for gate in report.gates:
         style = {"bites": "bold red", "not measured": "bold yellow", "passes": "green"}[gate.status]
@@ -287,19 +289,17 @@ def _table(report: Report) -> Table:
 
 
 def _shown(row: str, cell: CellView) -> Text:
-    """A cell in at most four short lines."""
-    head = plain(
-        word(row, cell.verdict).upper() if cell.verdict == "alarm" else word(row, cell.verdict)
-    )
-    head.stylize(STYLES[cell.verdict])
+    """A cell in a few short lines."""
+    name = word(row, cell.verdict)
+    head = plain(name.upper() if cell.verdict == "alarm" else name, STYLES[cell.verdict])
     estimate = cell.estimate
     if estimate is None:
-        return head if cell.attacks else Text("not measured", "dim")
+        return head if cell.attacks else plain("not measured", "dim")
     bound = bound_of(estimate)
     lines = [
-        f"{nearest(estimate.value)} [{interval(estimate, ', ')}]",
-        ("no chance level" if estimate.null is None else f"chance {nearest(estimate.null)}")
-        + ("" if bound is None else f", max {at_most(bound)}"),
-        f"n {estimate.trials}, {cell.attack}",
+        plain(f"[{interval(estimate, ', ')}]"),
+        plain("no chance level" if estimate.null is None else f"chance {nearest(estimate.null)}"),
+        *([] if bound is None else [plain(f"theory <= {at_most(bound)}")]),
+        plain(f"n {estimate.trials}, {cell.attack}", "dim"),
     ]
-    return Text("\n").join([head, *(plain(line) for line in lines)])
+    return Text("\n").join([Text.assemble(head, f" {nearest(estimate.value)}"), *lines])

@@ -31,7 +31,9 @@ def babble(bench, defence, on_progress):
 
 def strange(bench, defence, on_progress):
     """Details that JSON has no form for."""
-    return Findings("nobody", {"strange": proportion(0, 4, null=0.25)}, details={"object": object()})
+    return Findings(
+        "nobody", {"strange": proportion(0, 4, null=0.25)}, details={"object": object()}
+    )
 
 
 ATTACKS = (

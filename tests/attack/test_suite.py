@@ -91,7 +91,9 @@ def test_an_interrupted_suite_goes_on(place, tmp_path):
         return Attack("membership", name, run, ("tacit",))
 
     bench = recipe_of(place).open()
-    cells = cells_of([Entry("here", attack(name)) for name in ("first", "second", "third")], ("tacit",))
+    cells = cells_of(
+        [Entry("here", attack(name)) for name in ("first", "second", "third")], ("tacit",)
+    )
     kept = []
     told = Watcher(done=lambda cell, _result, before: kept.append((cell.name, before)))
 
@@ -232,7 +234,9 @@ def all_findings(draw):
         notes=draw(some),
         alarms=draw(some),
         pictures=draw(
-            st.lists(st.builds(Picture, levels, levels, st.just((2, 3)), st.text(max_size=5)), max_size=2)
+            st.lists(
+                st.builds(Picture, levels, levels, st.just((2, 3)), st.text(max_size=5)), max_size=2
+            )
         ),
         curves=draw(st.lists(curve, max_size=2).map(tuple)),
         rocs=draw(st.lists(st.builds(Roc, st.text(max_size=5), points), max_size=2).map(tuple)),

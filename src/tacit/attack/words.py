@@ -25,22 +25,19 @@ WORDS: dict[str, dict[Verdict, str]] = {
     "malicious-server": {
         "broken": "succeeds",
         "leaks": "succeeds at times",
-        "at chance": "no success seen",
     },
     "poisoning": {
         "broken": "works",
         "leaks": "works at times",
-        "at chance": "no effect seen",
     },
     "metadata": {
         "broken": "visible",
         "leaks": "partly visible",
-        "at chance": "at chance",
     },
     "formal-epsilon": {
         "broken": "broken",
         "leaks": "within epsilon",
-        "at chance": "nothing found",
+        "at chance": "nothing shown",
     },
 }
 """What a verdict is called in rows where the common word would not fit."""
@@ -88,7 +85,7 @@ def _rounded(value: float, rounding: str) -> str:
     if math.isinf(value):
         return "infinity" if value > 0 else "-infinity"
     step = Decimal(1).scaleb(-_decimals(value))
-    text = str(Decimal(value).quantize(step, rounding=rounding))
+    text = str(Decimal(repr(float(value))).quantize(step, rounding=rounding))
     return text.removeprefix("-") if float(text) == 0 else text
 
 
