@@ -49,14 +49,14 @@ def draw_rocs(rocs: Sequence[tuple[Defence, Roc]], ceiling: Ceiling) -> str:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    figure, axes = new_figure(4.4)
+    figure, axes = new_figure(4.8)
     axes.set_xscale("log")
     axes.set_yscale("log")
     rates = np.geomspace(LEAST_RATE, 1.0, 200)
     axes.plot(rates, rates, color=INK, linestyle=":", linewidth=1.2, label="chance")
     if math.isfinite(ceiling.epsilon):
         bounds = [ceiling.true_positives(rate) for rate in rates]
-        label = "no attack on the job exceeds this (DP)"
+        label = "bound of DP on the job"
         axes.plot(rates, bounds, color=INK, linestyle="--", linewidth=1.2, label=label)
     for column, roc in rocs:
         points = np.asarray([*roc.points, (1.0, 1.0)], np.float64).reshape(-1, 2)
@@ -68,7 +68,7 @@ def draw_rocs(rocs: Sequence[tuple[Defence, Roc]], ceiling: Ceiling) -> str:
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
     axes.grid(color=PALE, linewidth=0.5)
-    _legend(axes, "lower right")
+    _legend(figure, axes)
     return as_svg(figure, "roc")
 
 
@@ -78,7 +78,7 @@ def draw_curves(curves: Sequence[tuple[Defence, Curve]]) -> str:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    figure, axes = new_figure(3.3)
+    figure, axes = new_figure(3.9)
     places = [at for _, curve in curves for at, _ in curve.points]
     span = (max(places) - min(places)) or 1.0
     for index, (column, curve) in enumerate(curves):
@@ -104,7 +104,7 @@ def draw_curves(curves: Sequence[tuple[Defence, Curve]]) -> str:
     if len(set(places)) <= 8:
         axes.set_xticks(sorted(set(places)), [f"{at:g}" for at in sorted(set(places))])
     axes.grid(axis="y", color=PALE, linewidth=0.6)
-    _legend(axes, "best")
+    _legend(figure, axes)
     return as_svg(figure, "curve")
 
 
@@ -113,7 +113,10 @@ def _colour(column: Defence) -> str:
     return LINES[(len(DEFENCES) - 1 - DEFENCES.index(column)) % len(LINES)]
 
 
-def _legend(axes: Any, place: str) -> None:
-    legend = axes.legend(frameon=False, fontsize=8.5, loc=place, labelcolor=INK)
+def _legend(figure: Any, axes: Any) -> None:
+    """Below the axes, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    place = {"loc": "outside lower center", "ncols": 3, "frameon": False}
+    legend = figure.legend(handles, labels, fontsize=8.5, labelcolor=INK, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +135,7 @@ def render(report: Report) -> str:
             ],
             meaning=[(LEVELS[verdict], verdict, text) for verdict, text in MEANING.items()],
             proven=[clean(line) for line in report.proven.lines],
-            measured=[(ROWS[row], [clean(text) for text in words[row]]) for row in report.rows],
+            measured=[(ROWS[row], *_parted(report, words[row])) for row in report.rows],
             limits=LIMITS,
             galleries=_galleries(report.results),
             rocs=_rocs(report),
@@ -146,6 +146,14 @@ def render(report: Report) -> str:
             only=" ".join(report.rows),
         )
     )
+
+
+def _parted(report: Report, sentences: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sentences of Tacit's own column, and those of the others."""
+    own = [column == "tacit" for column in report.columns]
+    told = [clean(text) for text in sentences]
+    mine = [text for text, is_own in zip(told, own, strict=True) if is_own]
+    return mine, [text for text, is_own in zip(told, own, strict=True) if not is_own]
 
 
 def _box(row: str, cell: CellView) -> Box:
