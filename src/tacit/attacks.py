@@ -27,7 +27,7 @@ from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs
 from tacit.attack.verdict import CellView, bound_of, judge
 from tacit.attack.words import LIMITS, at_most, interval, nearest, word
 from tacit.attack.workbench import Profile, Workbench
-from tacit.errors import RoundAborted
+from tacit.errors import ConfigError, RoundAborted
 from tacit.files import write_atomic
 from tacit.party.job import JobSpec
 from tacit.show import console, plain
@@ -109,6 +109,13 @@ def attack_job(request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
         RoundAborted: Stopped by the person at the keyboard; what is done is kept.
     """
     require_page()
+    if not request.job.exists():
+        raise ConfigError(
+            "job.missing",
+            f"there is no job file {str(request.job)!r} here",
+            remedy="change to the folder of a federation, name the job file, or run 'tacit init'",
+            file=str(request.job),
+        )
     entries = load_attacks(request.only, request.modules)
     spec = JobSpec.load(request.job)
     contract = data_of(request.job, spec, request.data)

@@ -23,7 +23,7 @@ from tacit.attack.proven import Proven, prove
 from tacit.attack.recipe import Recipe
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report, Setting, rows_of
-from tacit.attack.verdict import PROMISED, bound_of, judge, view_cell
+from tacit.attack.verdict import PROMISED, bound_of, judge, unsettled, view_cell
 from tacit.attack.words import at_least, at_most, interval, sentence
 from tacit.testing.federation import write_small_federation
 
@@ -114,14 +114,14 @@ def test_a_sound_system_is_green():
     made = report()
     assert made.verdict == ("green", ())
     assert made.exit_code == 0
-    assert made.headline.startswith("Green. Under Tacit 8 of 8 rows cannot be told from chance")
+    assert made.headline.startswith("Green. Of 8 rows under Tacit, 8 cannot be told from chance")
 
 
 def test_a_leak_within_its_bound_is_named():
     results = [result(row, "tacit", LEAK if row == "membership" else CHANCE) for row in ROWS]
     made = report(results)
     assert made.verdict[0] == "green"
-    assert "1 lie above it within what theory allows" in made.headline
+    assert "1 above chance by no more than theory allows" in made.headline
 
 
 cells = st.tuples(st.sampled_from([*ROWS]), st.sampled_from(DEFENCES))
@@ -191,6 +191,16 @@ def test_green_means_that_nothing_is_wrong_in_tacits_column(kinds):
         assert status == ("open" if bad else "green")
 
 
+def test_too_few_trials_are_not_green():
+    wide = proportion(1, 4, null=0.25)
+    made = report([result(row, "tacit", wide if row == "metadata" else CHANCE) for row in ROWS])
+    assert made.verdict[0] == "open"
+    assert made.headline.startswith("Open: nothing that is promised was broken, but something")
+    assert "too few trials" in made.verdict[1][0]
+    assert not unsettled(dataclasses.replace(wide, ceiling=0.3))
+    assert not unsettled(CHANCE)
+
+
 def test_without_tacits_column_nothing_is_green():
     made = report([result(row, "plain") for row in ROWS])
     assert made.verdict[0] == "red"
@@ -202,7 +212,7 @@ def test_without_tacits_column_nothing_is_green():
 def test_a_part_of_the_suite_says_that_it_is_one():
     made = report(rows=rows_of(["metadata"]))
     assert made.verdict[0] == "green"
-    assert "not the whole suite" in made.headline
+    assert "a part of the suite: 1 row." in made.headline
 
 
 @pytest.mark.parametrize(

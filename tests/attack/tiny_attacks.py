@@ -66,7 +66,7 @@ def sizes(bench, defence, on_progress):
     transcript = bench.scratch(defence, rows, rounds=1).run()
     on_progress(1.0)
     names = list(transcript.closed[0].cohort)
-    sent = {name: 0 for name in names}
+    sent = dict.fromkeys(names, 0)
     for packet in transcript.packets:
         sender = next((one for one in names if one in str(packet.sender)), None)
         if sender is not None:

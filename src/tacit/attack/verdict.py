@@ -19,6 +19,7 @@ __all__ = [
     "bound_of",
     "judge",
     "overall",
+    "unsettled",
     "view_cell",
 ]
 
@@ -144,14 +145,28 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     return CellView(verdict, attack, metric, estimate, "; ".join(failed), alarms, names)
 
 
+def unsettled(estimate: Estimate) -> bool:
+    """Whether a figure at chance leaves more than half of the way to the largest value open.
+
+    So wide an interval is no finding; where theory bounds the figure, the bound counts instead if it is
+    lower.
+    """
+    top, bound = TOPS.get(estimate.unit), bound_of(estimate)
+    if top is None or estimate.null is None or judge(estimate) != "at chance":
+        return False
+    reach = estimate.high if bound is None else min(estimate.high, bound)
+    return reach - estimate.null > (top - estimate.null) / 2
+
+
 def overall(
     cells: dict[tuple[str, Defence], CellView], rows: Sequence[str]
 ) -> tuple[Status, tuple[str, ...]]:
     """What the report comes to, and why it is not green.
 
     ``red``: an alarm in any cell; or in Tacit's own column a cell that is not measured, or a broken one in a
-    row of which something is promised; or that column was not run at all. ``open``: nothing of that, but an
-    attack works in Tacit's column of which nothing is promised. ``green``: neither.
+    row of which something is promised; or that column was not run at all. ``open``: nothing of that, but in
+    Tacit's column an attack works of which nothing is promised, or a figure has too few trials to say
+    anything. ``green``: neither.
     """
     red = [
         f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
@@ -165,8 +180,12 @@ def overall(
             red.append(f"{row} was not run under Tacit")
         elif cell.verdict == "not measured":
             red.append(f"{row} is not measured under Tacit: {cell.reason}")
+        elif cell.verdict == "broken" and row in PROMISED:
+            red.append(f"{row}: {cell.attack} works against Tacit")
         elif cell.verdict == "broken":
-            (red if row in PROMISED else opened).append(f"{row}: {cell.attack} works against Tacit")
+            opened.append(f"{row}: {cell.attack} works against Tacit, which promises nothing of it")
+        elif cell.estimate is not None and unsettled(cell.estimate):
+            opened.append(f"{row}: too few trials; {cell.attack} may do far better than chance")
     if not rows:
         red.append("no row was run")
     if red:

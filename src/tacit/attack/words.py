@@ -133,7 +133,7 @@ def sentence(defence: Defence, cell: CellView) -> str:
 def _figure(cell: CellView) -> str:
     estimate = cell.estimate
     assert estimate is not None
-    trials = f"{estimate.trials} trial{'' if estimate.trials == 1 else 's'}"
+    trials = _counted(estimate.trials, "trial")
     return (
         f"{cell.metric} of {cell.attack} is {nearest(estimate.value)} (95% interval {interval(estimate)}, "
         f"{trials})"
@@ -167,17 +167,18 @@ def headline(
     status: Status, cells: dict[tuple[str, Defence], CellView], rows: tuple[str, ...], whole: bool
 ) -> str:
     """The report in one line."""
-    part = "" if whole else f" This is not the whole suite: {len(rows)} of its rows were asked for."
+    part = "" if whole else f" This is a part of the suite: {_counted(len(rows), 'row')}."
     if status == "red":
         return f"Not green: do not rest a decision on this table.{part}"
-    own = [cells[row, "tacit"] for row in rows]
-    above = sum(cell.verdict == "leaks" for cell in own)
-    chance = sum(cell.verdict == "at chance" for cell in own)
-    counted = (
-        f"Under Tacit {chance} of {len(own)} rows cannot be told from chance in these trials"
-        + (f", {above} lie above it within what theory allows or by little" if above else "")
-    )
+    own = [cells[row, "tacit"].verdict for row in rows]
+    chance, above = own.count("at chance"), own.count("leaks")
+    text = f"Of {_counted(len(own), 'row')} under Tacit, {chance} cannot be told from chance in these trials"
+    if above:
+        text += f", {above} above chance by no more than theory allows, or by little"
     if status == "open":
-        rest = len(own) - above - chance
-        return f"Nothing that is promised was broken. {counted}; {rest} without a promise {'is' if rest == 1 else 'are'} open.{part}"
-    return f"Green. {counted}.{part}"
+        return f"Open: nothing that is promised was broken, but something is not settled. {text}.{part}"
+    return f"Green. {text}.{part}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
