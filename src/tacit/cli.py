@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tacit import __version__
+from tacit.cli_attack import add_attack
 from tacit.cli_contract import add_contract
 from tacit.errors import ConfigError, TacitError
 
 __all__ = ["main"]
 
 FAILED, USAGE, INTERRUPTED = 1, 64, 130
+STOPPED = ("run.interrupted", "attack.interrupted")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,7 +50,7 @@ def _report(error: TacitError, *, as_json: bool) -> int:
         from tacit.show import show_error  # noqa: PLC0415
 
         show_error(error)
-    return INTERRUPTED if error.code == "run.interrupted" else FAILED
+    return INTERRUPTED if error.code in STOPPED else FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prior.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file to write")
 
+    add_attack(commands, _command)
     audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
     audit.add_argument(

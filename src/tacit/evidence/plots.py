@@ -12,7 +12,16 @@ from typing import Any
 from tacit.errors import ConfigError
 from tacit.evidence.page_figures import Charges, Participation
 
-__all__ = ["draw_charges", "draw_participation", "missing"]
+__all__ = [
+    "INK",
+    "LINES",
+    "PALE",
+    "as_svg",
+    "draw_charges",
+    "draw_participation",
+    "missing",
+    "new_figure",
+]
 
 INK, PALE = "#1c2733", "#c9d1d9"
 BLUE, ORANGE, GREY = "#1f6fb2", "#d9822b", "#8a949e"
@@ -55,7 +64,7 @@ def draw_charges(charges: Charges) -> str:
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    figure, axes = _figure(3.1)
+    figure, axes = new_figure(3.1)
     for index, (sites, line) in enumerate(charges.lines):
         rounds, epsilons = zip(*line, strict=True)
         colour, label = LINES[index % len(LINES)], _label(charges, index, sites)
@@ -69,7 +78,7 @@ def draw_charges(charges: Charges) -> str:
     legend = axes.legend(frameon=False, fontsize=8.5, loc="lower right", labelcolor=INK)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return _svg(figure, "charges")
+    return as_svg(figure, "charges")
 
 
 def _limits(axes: Any, charges: Charges) -> None:
@@ -95,7 +104,7 @@ def draw_participation(participation: Participation) -> str:
         ConfigError: matplotlib is not installed.
     """
     sites, rounds = participation.sites, participation.rounds
-    figure, axes = _figure(1.3 + 0.22 * len(sites))
+    figure, axes = new_figure(1.3 + 0.22 * len(sites))
     kinds = list(CELLS)
     grid = [[kinds.index(cell) for cell in row] for row in participation.cells]
     colours = _import("matplotlib.colors").ListedColormap(list(CELLS.values()))
@@ -130,7 +139,7 @@ def draw_participation(participation: Participation) -> str:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _legend(figure, participation, marked=bool(marks))
-    return _svg(figure, "participation")
+    return as_svg(figure, "participation")
 
 
 def _legend(figure: Any, participation: Participation, *, marked: bool) -> None:
@@ -175,7 +184,7 @@ def _import(name: str) -> Any:
         raise missing("matplotlib") from error
 
 
-def _figure(height: float) -> tuple[Any, Any]:
+def new_figure(height: float) -> tuple[Any, Any]:
     """A figure of its own, apart from anybody's pyplot, and its axes."""
     figure = _import("matplotlib.figure").Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
@@ -188,7 +197,7 @@ def _figure(height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any, name: str) -> str:
+def as_svg(figure: Any, name: str) -> str:
     """The same bytes every time; texts stay texts, colours follow the reader's light or dark."""
     settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}
     written = io.StringIO()

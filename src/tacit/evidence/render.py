@@ -17,9 +17,10 @@ from tacit.evidence.verify import verify_bundle
 from tacit.evidence.view import View
 from tacit.files import read_limited, write_atomic
 
-__all__ = ["render", "write_page"]
+__all__ = ["render", "template", "write_page"]
 
 TEMPLATE = "page.html.j2"
+STYLE = "page.css"
 
 
 def write_page(bundle: Path, trust: Trust | None, path: Path) -> Report:
@@ -56,7 +57,7 @@ def render(page: Page) -> str:
     """
     charges, participation = page.charges, page.participation
     return str(
-        _template().render(
+        template("tacit.evidence", TEMPLATE).render(
             page=page,
             version=metadata.version("tacit"),
             charges_image=plots.draw_charges(charges) if isinstance(charges, Charges) else "",
@@ -67,12 +68,23 @@ def render(page: Page) -> str:
     )
 
 
-def _template() -> Any:
-    """The template; every text that goes in is escaped, and an unknown name is an error."""
+def template(package: str, name: str) -> Any:
+    """A template of a page; every text that goes in is escaped, and an unknown name is an error.
+
+    Args:
+        package: Package that holds it.
+        name: Its file. What it calls ``style`` is the style sheet that all pages share.
+
+    Raises:
+        ConfigError: jinja2 is not installed.
+    """
     try:
         jinja2 = import_module("jinja2")
+        markup = import_module("markupsafe").Markup
     except ImportError as error:
         raise plots.missing("jinja2") from error
-    source = resources.files("tacit.evidence").joinpath(TEMPLATE).read_text("utf-8")
+    source = resources.files(package).joinpath(name).read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    style = resources.files("tacit.evidence").joinpath(STYLE).read_text("utf-8")
+    environment.globals["style"] = markup(style)
     return environment.from_string(source)

@@ -1,0 +1,193 @@
+"""From figures to verdicts: a cell of the report, and whether the whole is green."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tacit.attack.cells import CellResult
+from tacit.attack.defences import Defence
+from tacit.attack.measure import Estimate
+
+__all__ = [
+    "PROMISED",
+    "CellView",
+    "Status",
+    "Verdict",
+    "bound_of",
+    "judge",
+    "overall",
+    "unsettled",
+    "view_cell",
+]
+
+Verdict = Literal["alarm", "broken", "not measured", "leaks", "at chance"]
+"""What a cell comes to, the worst first."""
+
+Status = Literal["red", "open", "green"]
+"""What the report comes to: see ``overall``."""
+
+SEVERITY: dict[str, int] = {"at chance": 0, "leaks": 1, "not measured": 2, "broken": 3, "alarm": 4}
+
+PROMISED = frozenset(
+    {"reconstruction", "inversion", "membership", "malicious-server", "formal-epsilon"}
+)
+"""Rows of which Tacit promises something; ``docs/threat-model.md`` promises nothing of the others."""
+
+TOPS: dict[str, float] = {
+    "share": 1.0,
+    "advantage": 1.0,
+    "auc": 1.0,
+    "accuracy": 1.0,
+    "rate": 1.0,
+}
+"""The largest value of a unit, where there is one: a bound that is not below it bounds nothing."""
+
+
+def bound_of(estimate: Estimate) -> float | None:
+    """What theory allows at most, where that says anything at all."""
+    ceiling, top = estimate.ceiling, TOPS.get(estimate.unit, math.inf)
+    return None if ceiling is None or ceiling >= top else ceiling
+
+
+def judge(estimate: Estimate) -> Verdict:
+    """The verdict on one figure.
+
+    ``broken``: the whole interval lies above what theory allows; or nothing bounds the figure and it is
+    clearly above chance, by more than its lower half-width again. ``leaks``: the whole interval lies above
+    chance and none of the former holds. ``at chance``: it does not. Without a baseline to compare with
+    nothing is measured.
+
+    Guarantee: a figure whose interval holds chance is never called broken or leaking without contradicting
+    its bound, and one whose interval lies above its bound is always broken. Checked by
+    ``tests/attack/test_report.py::test_verdicts_follow_the_numbers``.
+    """
+    bound = bound_of(estimate)
+    if bound is not None and estimate.low > bound:
+        return "broken"
+    if estimate.null is None:
+        return "not measured"
+    if not estimate.low > estimate.null:
+        return "at chance"
+    clearly = estimate.low - estimate.null > estimate.value - estimate.low
+    return "broken" if bound is None and clearly else "leaks"
+
+
+def strength(estimate: Estimate) -> tuple[int, float, float]:
+    """A key that puts the figure on top that is worst for those who are protected.
+
+    Figures of different units are compared by how much of the way from chance to the largest value they
+    went.
+    """
+    null = 0.0 if estimate.null is None else estimate.null
+    way = TOPS.get(estimate.unit, math.inf) - null
+    gone = (estimate.value - null) / way if 0 < way < math.inf else 0.0
+    return SEVERITY[judge(estimate)], gone, estimate.value
+
+
+@dataclass(frozen=True, slots=True)
+class CellView:
+    """A cell of the report: one row, one column.
+
+    Args:
+        verdict: What it comes to.
+        attack: The strongest attack; empty if nothing was measured.
+        metric: Its figure's name.
+        estimate: Its figure; there may be one although the verdict is ``not measured``, for then another
+            attack of the row failed, which might have been the stronger.
+        reason: Why the verdict is ``not measured``.
+        alarms: Protections that were found broken.
+        attacks: All attacks that ran.
+    """
+
+    verdict: Verdict
+    attack: str = ""
+    metric: str = ""
+    estimate: Estimate | None = None
+    reason: str = ""
+    alarms: tuple[str, ...] = ()
+    attacks: tuple[str, ...] = ()
+
+
+def view_cell(results: Sequence[CellResult]) -> CellView:
+    """The cell of a row and a column from the results of all its attacks.
+
+    Guarantee: an attack that failed, or measured nothing, leaves a cell ``not measured`` or worse; an alarm
+    of any attack is the cell's. Checked by
+    ``tests/attack/test_report.py::test_what_is_not_measured_is_never_green`` and
+    ``::test_an_alarm_anywhere_is_never_green``.
+    """
+    if not results:
+        return CellView("not measured", reason="no attack of this row applies to this column")
+    names = tuple(result.attack for result in results)
+    alarms = tuple(
+        alarm for result in results if result.findings for alarm in result.findings.alarms
+    )
+    failed = [f"{result.attack}: {result.reason}" for result in results if result.reason]
+    heads = [
+        (result.attack, *next(iter(result.findings.measured.items())))
+        for result in results
+        if result.findings and result.findings.measured
+    ]
+    if not heads:
+        verdict: Verdict = "alarm" if alarms else "not measured"
+        return CellView(verdict, reason="; ".join(failed), alarms=alarms, attacks=names)
+    attack, metric, estimate = max(heads, key=lambda head: strength(head[2]))
+    verdict = judge(estimate)
+    if verdict == "not measured":
+        failed.append(f"{attack}: no baseline to compare {metric} with")
+    elif failed and SEVERITY[verdict] < SEVERITY["not measured"]:
+        verdict = "not measured"
+    if alarms:
+        verdict = "alarm"
+    return CellView(verdict, attack, metric, estimate, "; ".join(failed), alarms, names)
+
+
+def unsettled(estimate: Estimate) -> bool:
+    """Whether a figure at chance leaves more than half of the way to the largest value open.
+
+    So wide an interval is no finding; where theory bounds the figure, the bound counts instead if it is
+    lower.
+    """
+    top, bound = TOPS.get(estimate.unit), bound_of(estimate)
+    if top is None or estimate.null is None or judge(estimate) != "at chance":
+        return False
+    reach = estimate.high if bound is None else min(estimate.high, bound)
+    return reach - estimate.null > (top - estimate.null) / 2
+
+
+def overall(
+    cells: dict[tuple[str, Defence], CellView], rows: Sequence[str]
+) -> tuple[Status, tuple[str, ...]]:
+    """What the report comes to, and why it is not green.
+
+    ``red``: an alarm in any cell; or in Tacit's own column a cell that is not measured, or a broken one in a
+    row of which something is promised; or that column was not run at all. ``open``: nothing of that, but in
+    Tacit's column an attack works of which nothing is promised, or a figure has too few trials to say
+    anything. ``green``: neither.
+    """
+    red = [
+        f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
+        for (row, defence), cell in cells.items()
+        if cell.verdict == "alarm"
+    ]
+    opened: list[str] = []
+    for row in rows:
+        cell = cells.get((row, "tacit"))
+        if cell is None:
+            red.append(f"{row} was not run under Tacit")
+        elif cell.verdict == "not measured":
+            red.append(f"{row} is not measured under Tacit: {cell.reason}")
+        elif cell.verdict == "broken" and row in PROMISED:
+            red.append(f"{row}: {cell.attack} works against Tacit")
+        elif cell.verdict == "broken":
+            opened.append(f"{row}: {cell.attack} works against Tacit, which promises nothing of it")
+        elif cell.estimate is not None and unsettled(cell.estimate):
+            opened.append(f"{row}: too few trials; {cell.attack} may do far better than chance")
+    if not rows:
+        red.append("no row was run")
+    if red:
+        return "red", tuple(red)
+    return ("open", tuple(opened)) if opened else ("green", ())

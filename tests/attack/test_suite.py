@@ -1,0 +1,286 @@
+"""The suite keeps what is done, survives what goes wrong, and calls nothing measured that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tacit.attack.cells import CellResult, CellStore, Failure
+from tacit.attack.codec import FORMAT, decode, encode
+from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
+from tacit.attack.measure import Estimate, proportion
+from tacit.attack.recipe import Recipe, digest_of
+from tacit.attack.registry import Entry, attacks_of, load_attacks
+from tacit.attack.suite import Suite, Watcher, cells_of, run_cell
+from tacit.errors import ConfigError, DecodeError, PolicyDenied
+from tacit.testing.federation import write_small_federation
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite") / "federation"
+    write_small_federation(folder, records=20)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def reachable(monkeypatch):
+    """This folder's modules can be imported, here and in workers."""
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *sys.path]))
+
+
+def recipe_of(place, seed=0):
+    contract = place / "evaluation" / "contract.toml"
+    return Recipe(str(place / "job.toml"), str(contract), seed, "demo")
+
+
+def suite(place, folder, modules, *, columns=("plain", "tacit"), recipe=True, jobs=2, **options):
+    made = recipe_of(place)
+    bench = made.open()
+    store = CellStore(folder / "cells", digest_of(bench).hex())
+    cells = cells_of(load_attacks(modules=modules), columns)
+    return Suite(bench, cells, store, made if recipe else None, jobs, **options)
+
+
+def test_attacks_run_in_worker_processes_and_find_what_is_there(place, tmp_path):
+    shares = []
+    told = Watcher(progress=lambda cell, share: shares.append((cell.name, share)))
+    made = suite(place, tmp_path, ["tiny_attacks"], watcher=told)
+    results = {(one.attack, one.defence): one for one in made.run()}
+    assert set(results) == {
+        *(("ratio", "plain"), ("ratio", "tacit"), ("guess", "plain"), ("guess", "tacit")),
+        ("sizes", "tacit"),
+    }
+    assert results["ratio", "plain"].findings.measured["reconstruction.share"].value == 1.0
+    assert results["ratio", "tacit"].findings.measured["reconstruction.share"].value == 0.0
+    assert results["ratio", "plain"].findings.details == {"hits": 12}
+    assert all(0 <= share <= 1 for _, share in shares)
+    kept = sorted(path.name for path in (tmp_path / "cells").iterdir())
+    assert kept == sorted(f"{attack}-{defence}.json" for attack, defence in results)
+    # A process of one's own finds the attacker's very choices.
+    alone = suite(place, tmp_path / "alone", ["tiny_attacks"], recipe=False, columns=("tacit",))
+    notes = {one.attack: one.findings.notes for one in alone.run()}
+    assert notes["guess"] == results["guess", "tacit"].findings.notes
+
+
+class Stop(KeyboardInterrupt):
+    pass
+
+
+def test_an_interrupted_suite_goes_on(place, tmp_path):
+    ran = []
+
+    def attack(name):
+        def run(bench, defence, on_progress):
+            ran.append(name)
+            if name == "second" and ran.count(name) == 1:
+                raise Stop
+            return Findings("nobody", {"m": proportion(1, 2, null=0.5)})
+
+        return Attack("membership", name, run, ("tacit",))
+
+    bench = recipe_of(place).open()
+    cells = cells_of(
+        [Entry("here", attack(name)) for name in ("first", "second", "third")], ("tacit",)
+    )
+    kept = []
+    told = Watcher(done=lambda cell, _result, before: kept.append((cell.name, before)))
+
+    def again(digest="d", seed=0):
+        store = CellStore(tmp_path / "cells", digest)
+        return Suite(dataclasses.replace(bench, seed=seed), cells, store, watcher=told).run()
+
+    with pytest.raises(Stop):
+        again()
+    assert ran == ["first", "second"]
+    assert [one.attack for one in again()] == ["first", "second", "third"]
+    assert ran == ["first", "second", "second", "third"]
+    assert ("first-tacit", True) in kept
+    again()
+    assert len(ran) == 4
+    again(digest="another setting")
+    assert len(ran) == 7
+    (tmp_path / "cells" / "third-tacit.json").write_text("{")
+    again(digest="another setting")
+    assert ran[7:] == ["third"]
+
+
+def test_ctrl_c_leaves_what_is_done_and_no_process(place, tmp_path):
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(HERE)!r})
+from test_suite import suite
+from tacit.attack.suite import Watcher
+stop = Watcher(done=lambda *_: os.kill(os.getpid(), signal.SIGINT))
+try:
+    suite(Path({str(place)!r}), Path({str(tmp_path)!r}), ["tiny_attacks"], jobs=1, watcher=stop).run()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "interrupted\n", done.stderr
+    kept = list((tmp_path / "cells").iterdir())
+    assert 1 <= len(kept) < 5
+    assert all(CellResult.from_record(json.loads(one.read_text())["result"]) for one in kept)
+
+
+def test_a_failing_attack_is_not_measured(place, tmp_path):
+    made = suite(place, tmp_path, ["broken_attacks"], jobs=1)
+    results = {one.attack: one for one in made.run()}
+    assert results["crash"].reason == "ZeroDivisionError: on purpose"
+    assert "broken_attacks.py" in results["crash"].outcome.trace
+    assert results["refused"].reason == "nobody took part (round.refused)"
+    assert "exit code 3" in results["leave"].reason
+    assert "not plain JSON" in results["strange"].reason
+    assert results["babble"].findings.measured["babble"].trials == 4
+    assert "noise" in (tmp_path / "workers.log").read_text()
+    # Failures are written down, and tried again.
+    assert json.loads((tmp_path / "cells" / "crash-tacit.json").read_text())["result"]["failure"]
+    assert made.store.read(next(c for c in made.cells if c.name == "crash-tacit")) is None
+    assert made.store.read(next(c for c in made.cells if c.name == "babble-tacit")) is not None
+
+
+def test_the_digest_covers_whatever_a_result_depends_on(place, tmp_path):
+    bench = recipe_of(place).open()
+    other = tmp_path / "other"
+    write_small_federation(other, records=20)
+    text = (other / "evaluation" / "records.csv").read_text()
+    (other / "evaluation" / "records.csv").write_text(text.replace("yes", "no", 1))
+    changed = [
+        dataclasses.replace(bench, seed=1),
+        dataclasses.replace(bench, profile="quick"),
+        dataclasses.replace(bench, job=bench.job.model_copy(update={"rounds": 7})),
+        dataclasses.replace(bench, data=recipe_of(other).open().data),
+    ]
+    digests = [digest_of(one) for one in (bench, *changed)]
+    assert len(set(digests)) == 5
+    assert digest_of(recipe_of(place).open()) == digests[0]
+
+
+def test_data_that_are_not_public_are_refused(place):
+    contract = place / "sites" / "north" / "contracts" / "small.toml"
+    with pytest.raises(PolicyDenied):
+        dataclasses.replace(recipe_of(place), contract=str(contract)).open()
+    with pytest.raises(ConfigError, match="profile"):
+        dataclasses.replace(recipe_of(place), profile="huge").open()
+
+
+def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
+    (tmp_path / "needs_torch.py").write_text("import torch.nothing_like_it\nATTACKS = ()\n")
+    (tmp_path / "mistaken.py").write_text("import nothing_like_it\nATTACKS = ()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError) as caught:
+        attacks_of("needs_torch")
+    assert caught.value.remedy == "pip install 'tacit[torch,report]'"
+    with pytest.raises(ModuleNotFoundError):
+        attacks_of("mistaken")
+    assert attacks_of("tacit.attack.no_such_package") == ()
+    with pytest.raises(ConfigError, match="no row"):
+        load_attacks(["nonsense"])
+
+
+def test_two_attacks_never_share_a_name():
+    with pytest.raises(ConfigError, match="does not fit"):
+        load_attacks(modules=["tiny_attacks", "tiny_attacks"])
+
+
+# --- JSON --------------------------------------------------------------------------------------------
+
+numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+@st.composite
+def estimates(draw):
+    low, value, high = sorted(draw(st.tuples(numbers, numbers, numbers)))
+    wide = draw(st.booleans())
+    maybe = st.none() | numbers | st.just(float("inf"))
+    return Estimate(
+        value,
+        float("-inf") if wide else low,
+        float("inf") if wide else high,
+        draw(st.none() | numbers),
+        draw(maybe),
+        draw(st.integers(0, 1 << 40)),
+        draw(st.sampled_from(["share", "auc", "epsilon"])),
+        draw(st.text(max_size=20)),
+    )
+
+
+@st.composite
+def all_findings(draw):
+    some = st.lists(st.text(max_size=10), max_size=2).map(tuple)
+    levels = st.tuples(*[numbers] * 6)
+    points = st.lists(st.tuples(numbers, numbers), max_size=3).map(tuple)
+    curve = st.builds(
+        Curve, st.text(max_size=5), st.text(max_size=5), st.tuples(st.tuples(numbers, estimates()))
+    )
+    return Findings(
+        adversary=draw(st.text(max_size=10)),
+        measured=draw(st.dictionaries(st.text(max_size=10), estimates(), max_size=3)),
+        notes=draw(some),
+        alarms=draw(some),
+        pictures=draw(
+            st.lists(
+                st.builds(Picture, levels, levels, st.just((2, 3)), st.text(max_size=5)), max_size=2
+            )
+        ),
+        curves=draw(st.lists(curve, max_size=2).map(tuple)),
+        rocs=draw(st.lists(st.builds(Roc, st.text(max_size=5), points), max_size=2).map(tuple)),
+        details=draw(
+            st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(), max_size=3)
+        ),
+    )
+
+
+@given(all_findings())
+def test_findings_go_through_json_unchanged(findings):
+    findings = dataclasses.replace(findings, pictures=tuple(findings.pictures))
+    text = json.dumps(encode(findings), allow_nan=False)
+    assert decode(json.loads(text)) == findings
+    result = CellResult("a", "membership", "tacit", 1.5, findings)
+    assert CellResult.from_record(json.loads(json.dumps(result.record()))) == result
+
+
+def test_a_failure_goes_through_json_unchanged():
+    result = CellResult("a", "membership", "tacit", 1.5, Failure("why", "trace"))
+    assert CellResult.from_record(json.loads(json.dumps(result.record()))) == result
+
+
+def spoiled():
+    good = encode(Findings("x", {"m": proportion(1, 2, null=0.5)}))
+    yield {**good, "format": FORMAT + 1}
+    yield {**good, "more": 1}
+    yield {name: value for name, value in good.items() if name != "notes"}
+    yield {**good, "notes": "text"}
+    for change in ({"value": 2.0}, {"value": "nan"}, {"trials": True}, {"low": None}, {"how": 1}):
+        yield {**good, "measured": {"m": {**good["measured"]["m"], **change}}}
+    picture = {"original": [0.0], "found": [0.0, 1.0], "shape": [1, 2], "caption": ""}
+    yield {**good, "pictures": [picture]}
+    yield []
+
+
+@pytest.mark.parametrize("record", [*spoiled()])
+def test_anything_else_is_refused(record):
+    with pytest.raises(DecodeError):
+        decode(record)
+
+
+def test_a_figure_that_is_no_number_is_no_result(place):
+    nan = Findings("x", {"m": Estimate(0.0, 0.0, 0.0, float("nan"), None, 1, "share", "")})
+    attack = Attack("membership", "nan", lambda *_: nan, ("tacit",))
+    (cell,) = cells_of([Entry("here", attack)], ("tacit",))
+    assert "not a number" in run_cell(recipe_of(place).open(), cell, lambda _: None).reason

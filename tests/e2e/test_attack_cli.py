@@ -1,0 +1,160 @@
+"""``tacit attack`` from the command line: table, files, gates, exit codes, resumption."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tacit.attack.registry import load_attacks
+from tacit.cli import main
+from tacit.testing.federation import write_small_federation
+
+TINY = Path(__file__).parents[1] / "attack"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("attack-cli") / "federation"
+    write_small_federation(folder, records=20)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """The command finds the small attacks of the tests instead of Tacit's own."""
+    monkeypatch.syspath_prepend(str(TINY))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TINY), *sys.path]))
+    use(monkeypatch, "tiny_attacks")
+
+
+def use(monkeypatch, module):
+    monkeypatch.setattr("tacit.attacks.load_attacks", lambda only, _: load_attacks(only, [module]))
+
+
+def run(capsys, *arguments):
+    code = main(["attack", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def test_a_part_of_the_suite_for_people_then_for_scripts(place, capsys):
+    chosen = [
+        "--only",
+        "membership",
+        "metadata",
+        "--profile",
+        "demo",
+        "--column",
+        "tacit",
+        "masking",
+    ]
+    code, printed, told = run(capsys, place / "job.toml", *chosen)
+    assert code == 0
+    assert max(map(len, printed.splitlines())) <= 120
+    for text in (
+        "Green. Of 2 rows under Tacit",
+        "a part of the suite: 2 rows",
+        "Proven",
+        "Measured",
+    ):
+        assert text in printed
+    assert "Not covered" in printed
+    assert "1/4 guess" in told
+    (folder,) = (place / "attacks").iterdir()
+    page = (folder / "privacy.html").read_text()
+    assert "What attacks on job small achieve" in page
+
+    code, printed, told = run(
+        capsys, place / "job.toml", *chosen, "--json", "--fail-if", "membership.auc.upper > 0.5"
+    )
+    assert code == 1
+    assert not told
+    record = json.loads(printed)
+    assert record["folder"] == str(folder)
+    assert record["gates"][0]["status"] == "bites"
+    stored = json.loads((folder / "report.json").read_text())
+    assert stored == {name: value for name, value in record.items() if name != "folder"}
+    assert [one["column"] for one in record["columns"]] == ["masking", "tacit"]
+
+    code, _, told = run(
+        capsys, place / "job.toml", *chosen, "--fail-if", "reconstruction.share > 1"
+    )
+    assert code == 2
+    assert told.count("kept from before") == 4
+
+
+def test_a_failing_attack_is_never_green(place, capsys, monkeypatch, tmp_path):
+    use(monkeypatch, "broken_attacks")
+    command = [
+        "--only",
+        "membership",
+        "--out",
+        tmp_path / "out",
+        "--jobs",
+        "1",
+        "--profile",
+        "demo",
+    ]
+    code, printed, told = run(capsys, place / "job.toml", *command)
+    assert code == 1
+    assert "Not green" in printed
+    assert "on purpose" in printed
+    assert "not measured" in told
+
+
+def test_the_data_beside_the_job_come_first(place, capsys, tmp_path):
+    other = tmp_path / "federation"
+    shutil.copytree(place, other, ignore=shutil.ignore_patterns("attacks"))
+    shutil.copytree(other / "evaluation", other / "attack")
+    contract = other / "attack" / "contract.toml"
+    contract.write_text(contract.read_text().replace("small-evaluation", "beside"))
+    chosen = ["--only", "membership", "--column", "tacit", "--profile", "demo", "--json"]
+    _, printed, _ = run(capsys, other / "job.toml", *chosen)
+    assert json.loads(printed)["data"]["contract"] == "beside"
+    named = ["--data", other / "evaluation" / "contract.toml"]
+    _, printed, _ = run(capsys, other / "job.toml", *chosen, *named)
+    assert json.loads(printed)["data"]["contract"] == "small-evaluation"
+
+
+def test_private_data_are_refused(place, capsys):
+    private = place / "sites" / "north" / "contracts" / "small.toml"
+    code, printed, _ = run(capsys, place / "job.toml", "--data", private, "--json")
+    assert code == 1
+    assert json.loads(printed)["error"] == "PolicyDenied"
+
+
+def test_a_missing_job_is_named(capsys, tmp_path):
+    code, _, told = run(capsys, tmp_path / "job.toml")
+    assert code == 1
+    assert "tacit init" in told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--fail-if", "membership.auc = 1"],
+        ["--fail-if", "nobody:auc > 1"],
+        ["--only", "nothing"],
+        ["--column", "nothing"],
+        ["--jobs", "0"],
+        ["--profile", "huge"],
+    ],
+)
+def test_a_wrong_command_line_is_64(place, capsys, wrong):
+    with pytest.raises(SystemExit) as caught:
+        main(["attack", str(place / "job.toml"), *wrong])
+    assert caught.value.code == 64
+    capsys.readouterr()
+
+
+def test_rows_and_columns_of_the_command_are_those_of_the_suite():
+    from tacit import cli_attack
+    from tacit.attack.defences import DEFENCES
+    from tacit.attack.registry import ROWS
+
+    assert tuple(ROWS) == cli_attack.ROWS
+    assert cli_attack.COLUMNS == DEFENCES
