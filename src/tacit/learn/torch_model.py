@@ -155,6 +155,18 @@ class TorchModel:
         values = _split(np.array(theta, dtype=np.float64), self._shapes)
         return {name: value.numpy() for name, value in values.items()}
 
+    @property
+    def features(self) -> int:
+        """Number of features of a record."""
+        return self._features
+
+    def exact_copy(self) -> tuple[nn.Module, Loss, dict[str, torch.Size]]:
+        """For analyses: the module in float64 with its constants, the loss, and the shapes of what is trained.
+
+        Its parameters are of no meaning; call it by ``torch.func.functional_call`` with others.
+        """
+        return self._build(b"tacit constants").double(), self._loss, dict(self._shapes)
+
     def _build(self, seed: bytes) -> nn.Module:
         # torch.manual_seed would seed accelerators too, which fork_rng(devices=[]) does not restore.
         number = int.from_bytes(

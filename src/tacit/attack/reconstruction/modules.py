@@ -1,0 +1,91 @@
+"""Gradients of torch modules as functions of the record, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call, grad, jacfwd, vmap
+
+from tacit.attack.reconstruction.gradients import LocalSteps
+from tacit.learn.torch_model import TorchModel
+
+__all__ = ["ModuleUpdates"]
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+class ModuleUpdates:
+    """What clients with one record each send of a module, by automatic differentiation.
+
+    Local training is unrolled: every step is a function of the record as the step before it is.
+
+    Args:
+        model: The module.
+        local: Local training, or none.
+
+    Reference:
+        Geiping et al. 2020, "Inverting gradients"; Dimitrov et al. 2022, "Data leakage in federated averaging"
+        (unrolled local steps).
+    """
+
+    def __init__(self, model: TorchModel, local: LocalSteps = LocalSteps()) -> None:  # noqa: B008
+        self._module, self._loss, self._shapes = model.exact_copy()
+        self._features = model.features
+        self._local = local
+        self._rows = vmap(vmap(self._update, (None, 0, 0)), (0, None, None))
+        inner = jacfwd(self._update, argnums=1)
+        self._jacobian = vmap(vmap(inner, (None, 0, 0)), (0, None, None))
+
+    @property
+    def features(self) -> int:
+        """Length of a record."""
+        return self._features
+
+    def rows(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """See ``Updates``."""
+        with torch.no_grad():
+            found: Floats = self._rows(*_tensors(theta, x, y)).numpy()
+        return found
+
+    def jacobian(self, theta: Floats, x: Floats, y: Labels) -> Floats:
+        """See ``Updates``."""
+        with torch.no_grad():
+            found: Floats = self._jacobian(*_tensors(theta, x, y)).numpy()
+        return found
+
+    def differentiable(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """``rows`` with a graph to the records: ``float64[R, n, d]``."""
+        found: Tensor = self._rows(theta, x, y)
+        return found
+
+    def _update(self, theta: Tensor, record: Tensor, label: Tensor) -> Tensor:
+        if not self._local.steps:
+            return self._gradient(theta, record, label)
+        moved = theta
+        for _ in range(self._local.steps):
+            moved = moved - self._local.rate * self._gradient(moved, record, label)
+        return moved - theta
+
+    def _gradient(self, theta: Tensor, record: Tensor, label: Tensor) -> Tensor:
+        def loss(parameters: dict[str, Tensor]) -> Tensor:
+            logits = functional_call(self._module, parameters, (record[None],))
+            return self._loss(logits, label[None])
+
+        found = grad(loss)(self._split(theta))
+        return torch.cat([found[name].reshape(-1) for name in self._shapes])
+
+    def _split(self, theta: Tensor) -> dict[str, Tensor]:
+        parts = torch.split(theta, [shape.numel() for shape in self._shapes.values()])
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in named}
+
+
+def _tensors(theta: Floats, x: Floats, y: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.from_numpy(np.array(theta, dtype=np.float64)),
+        torch.from_numpy(np.array(x, dtype=np.float64)),
+        torch.from_numpy(np.array(y, dtype=np.int64)),
+    )

@@ -1,0 +1,179 @@
+"""Where the adversary sees sums without noise: secure aggregation by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tacit.attack.defences import Defence
+from tacit.attack.findings import Curve, Findings, OnProgress
+from tacit.attack.measure import Estimate
+from tacit.attack.reconstruction.gradients import Updates, updates_of
+from tacit.attack.reconstruction.identify import members_of_sum
+from tacit.attack.reconstruction.labels import first_linear, labels_of_sum, last_bias
+from tacit.attack.reconstruction.matching import Match, Observed, Prior, Search, search
+from tacit.attack.reconstruction.opened import columns_rate, criterion, pictures_of
+from tacit.attack.reconstruction.pool import Pool
+from tacit.attack.reconstruction.runs import SITES, SingleRun, over_runs, run_singles
+from tacit.attack.workbench import Workbench
+
+__all__ = ["attack_summed", "records_of_sum"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+LINEAR_ROUNDS = 10
+"""A linear model's sum has too few coordinates for many records: that many rounds make up for it."""
+
+PRIOR_WEIGHT = 1e-7
+"""Squared rounding errors of a linear model's sums, relative to the sums."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What came of one sum."""
+
+    rows: Rows
+    found: Floats
+    recovered: int
+    members: int
+    strangers: int
+
+
+def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
+    """Separates sums of single-record updates, with and without a list of candidates."""
+    sizes = {"demo": (SITES,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
+    runs = bench.pick(2, 4, 10)
+    chosen = bench.generator("reconstruction", "sums")
+    tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
+    pool, rounds, done, whole = None, 1, 0, runs * sum(sizes)
+    for size in sizes:
+        for number in range(runs):
+            rows = chosen.choice(len(bench.data), size, replace=False)
+            generator = bench.generator("reconstruction", "sum search", size, number)
+            run = _run(bench, defence, rows)
+            pool, rounds = run.pool, len(run.view.rounds)
+            tallies[size].append(_attack(run, generator))
+            done += size
+            on_progress(done / whole)
+    assert pool is not None
+    return _findings(pool, tallies, rounds)
+
+
+def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
+    """One round, or several where the model is linear."""
+    linear = bench.job.model == "logistic"
+    rounds = min(bench.job.rounds, LINEAR_ROUNDS) if linear else 1
+    return run_singles(bench, defence, rows, rounds=rounds)
+
+
+def _attack(run: SingleRun, generator: np.random.Generator) -> _Tally:
+    updates = updates_of(run.workload, run.local)
+    theta, totals = run.sums()
+    found = records_of_sum(run, updates, theta, totals, generator)
+    values = run.pool.restored(found.records, run.rows)
+    candidates = updates.rows(theta, run.pool.features, run.pool.labels)
+    shares = candidates.transpose(1, 0, 2).reshape(len(run.pool), -1)
+    members, _ = members_of_sum(totals.ravel(), shares)
+    right = run.pool.same(members[:, None], run.rows[None, :])
+    return _Tally(
+        rows=run.rows,
+        found=_assigned(run.pool, values, run.rows),
+        recovered=int(run.pool.recovered(values, run.rows).sum()),
+        members=int(right.any(axis=0).sum()),
+        strangers=int((~right.any(axis=1)).sum()),
+    )
+
+
+def records_of_sum(
+    run: SingleRun,
+    updates: Updates,
+    theta: Floats,
+    totals: Floats,
+    generator: np.random.Generator,
+    how: Search | None = None,
+) -> Match:
+    """The records behind sums of their updates: labels by counting, the rest by matching all at once.
+
+    Args:
+        run: Where the sums were seen.
+        updates: What records send.
+        theta: Models, ``float64[R, d]``.
+        totals: Sums, ``float64[R, d]``.
+        generator: The attacker's.
+        how: How much to search.
+    """
+    pool, count = run.pool, len(run.rows)
+    classes = len(np.unique(pool.labels))
+    slope = -totals / max(1, run.local.steps) if run.local.steps else totals
+    bias = last_bias(run.workload.state_layout, classes)
+    if bias is None:
+        return Match(np.zeros((count, updates.features)), 1.0)
+    predictions = run.workload.model.model.scores(run.workload.complete(theta[0]), pool.features)
+    labels = labels_of_sum(slope[0, bias], predictions, count)
+    prior = None
+    if first_linear(run.workload.state_layout, updates.features) is not None:
+        known = np.setdiff1d(np.arange(len(pool)), run.rows)
+        prior = Prior.of(pool.features[known], pool.labels[known], labels, PRIOR_WEIGHT)
+    how = how or Search(restarts=3, iterations=100, good=1e-9)
+    return search(updates, Observed(theta, totals, labels, prior=prior), generator, how)
+
+
+def _assigned(pool: Pool, found: Floats, rows: Rows) -> Floats:
+    """For each record the closest of what was found: for pictures alone."""
+    distances = ((pool.values[rows][:, None] - found[None]) ** 2).sum(axis=2)
+    closest: Floats = found[np.argmin(distances, axis=1)]
+    return closest
+
+
+def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Findings:
+    def rate(size: int) -> Estimate:
+        some = tallies[size]
+        return over_runs(
+            [tally.recovered for tally in some], [size] * len(some), null=pool.null, how=told(size)
+        )
+
+    def recall(size: int) -> Estimate:
+        some = tallies[size]
+        how = f"members of a sum of {size} among {len(pool):,} candidates, by least squares"
+        return over_runs(
+            [tally.members for tally in some],
+            [size] * len(some),
+            null=size / len(pool),
+            how=how,
+        )
+
+    def told(size: int) -> str:
+        return f"from {rounds} sum{'s' if rounds > 1 else ''} over {size} sites; {criterion(pool)}"
+
+    largest = SITES
+    last = tallies[largest]
+    rows = np.concatenate([tally.rows for tally in last])
+    found = np.concatenate([tally.found for tally in last])
+    measured = {
+        "reconstruction.rate": rate(largest),
+        "reconstruction.identification": recall(largest),
+    }
+    if pool.image is None:
+        measured["reconstruction.columns"] = columns_rate(
+            pool, rows, found, "each record beside the closest of what was found, which flatters"
+        )
+    strangers = sum(tally.strangers for tally in last)
+    named = strangers + sum(tally.members for tally in last)
+    notes = (
+        f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update.",
+        f"Of {named} candidates named as members of sums of {largest}, {strangers} were not.",
+    )
+    curves = ()
+    if len(tallies) > 1:
+        curves = tuple(
+            Curve(metric, "sites in a sum", tuple((float(size), one(size)) for size in tallies))
+            for metric, one in (
+                ("reconstruction.rate", rate),
+                ("reconstruction.identification", recall),
+            )
+        )
+    pictures = pictures_of(pool, rows, found)
+    return Findings("leader", measured, notes, pictures=pictures, curves=curves)
