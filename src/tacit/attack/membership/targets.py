@@ -15,10 +15,13 @@ from tacit.attack.transcript import Transcript
 from tacit.attack.view import View
 from tacit.attack.workbench import Workbench
 from tacit.engine.direct import DirectRun
+from tacit.learn.linear import Factors, LinearHead
+from tacit.learn.row_code import RowCode
 from tacit.learn.server import ServerState
 from tacit.party.job import JobSpec
 from tacit.party.workload import TrainingData, Workload
 from tacit.privacy.integers import encode_records
+from tacit.privacy.outer import encode_outer
 from tacit.privacy.plan import Plan
 
 __all__ = ["SITES", "Design", "Drawn", "Target", "losses_of", "observed", "rows_at", "shadows", "targets"]
@@ -125,10 +128,27 @@ def rows_at(workload: Workload, plan: Plan, state: ServerState, data: TrainingDa
     for start in range(0, len(data.labels), BLOCK):
         x, y = data.features[start : start + BLOCK], data.labels[start : start + BLOCK]
         code = workload.coordinates.row
-        assessed = model.assess(theta, x, y) if code.metrics is not None else None
-        rows = code.rows(model.gradients(theta, x, y), assessed, state.clip_scale)
-        found.append(encode_records(rows, plan.clip_norm, plan.grid) * plan.grid)
+        if isinstance(model, LinearHead) and code.clipping.mode != "per-layer":
+            units = _outer_rows(model, model.factors(theta, x, y), code, plan, state.clip_scale)
+        else:
+            assessed = model.assess(theta, x, y) if code.metrics is not None else None
+            rows = code.rows(model.gradients(theta, x, y), assessed, state.clip_scale)
+            units = encode_records(rows, plan.clip_norm, plan.grid).astype(np.float64)
+        found.append(units * plan.grid)
     return np.concatenate(found)
+
+
+def _outer_rows(
+    model: LinearHead, factors: Factors, code: RowCode, plan: Plan, scale: float
+) -> Floats:
+    """Rows of a linear head, encoded by their factors as its sums are, ``float64[n, length]``."""
+    norms = factors.norms()
+    errors = factors.errors * code.clipping.factors(norms, scale)[:, None]
+    beside = code.beside(norms, factors.assessed, scale)
+    encoded = encode_outer(errors, factors.inputs, plan.clip_norm, plan.grid, beside)
+    pairs = zip(encoded.left.astype(np.int64), encoded.right.astype(np.int64), strict=True)
+    rows = np.stack([model.arranged(np.outer(left, right)) for left, right in pairs])
+    return np.concatenate([rows, encoded.extra], axis=1).astype(np.float64)
 
 
 def observed(target: Target, data: TrainingData) -> list[Observed]:
