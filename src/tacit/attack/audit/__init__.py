@@ -1,0 +1,13 @@
+"""Audits: what scratch runs prove about epsilon, and whether every protection is really there."""
+
+from __future__ import annotations
+
+from tacit.attack.audit.epsilon import audit_epsilon
+from tacit.attack.defences import DEFENCES
+from tacit.attack.findings import Attack
+
+__all__ = ["ATTACKS", "audit_epsilon"]
+
+ATTACKS: tuple[Attack, ...] = (
+    Attack("formal-epsilon", "audit-epsilon", audit_epsilon, DEFENCES),
+)

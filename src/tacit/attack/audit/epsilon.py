@@ -1,0 +1,220 @@
+"""The audit of epsilon: canaries in real runs under the job's own plan, and what their scores prove."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tacit.attack.audit.bounds import (
+    Scores,
+    canary_estimate,
+    gap,
+    multi_run,
+    multi_run_curves,
+    one_run,
+    one_run_fdp,
+    threshold_for,
+)
+from tacit.attack.audit.canaries import (
+    Canaries,
+    CanaryFederation,
+    FactoredCanaryModel,
+    canary_job,
+    sites_of,
+)
+from tacit.attack.audit.curves import Curves, Gaussian, Sampled
+from tacit.attack.defences import Defence, adversary_of
+from tacit.attack.findings import Findings, OnProgress
+from tacit.attack.measure import Estimate
+from tacit.attack.transcript import Transcript
+from tacit.attack.view import Adversary, look
+from tacit.attack.workbench import Workbench
+from tacit.privacy.plan import Plan
+
+__all__ = ["audit_epsilon"]
+
+LEVEL = 0.05
+ALARM_LEVEL = 1e-7
+"""An alarm is raised at this level, so that a sound system never sees one; figures are at ``LEVEL``."""
+
+ROUNDING = 1.001
+"""By how much a family's epsilon may differ from the accountant's by interpolation."""
+
+CANARY_ROWS = 20
+OPEN_ROUNDS = 2
+"""Rounds where nothing is promised: one shows everything."""
+
+OUTSIDER = Adversary("whoever sees the released sums")
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Scores of all runs and what they are judged by.
+
+    Args:
+        first: Scores of the first run.
+        pooled: Scores of all runs.
+        curves: The family of mechanisms.
+        thresholds: For ``multi_run`` and ``multi_run_curves``.
+        guesses: Of the one-run audits.
+        delta: Of the claim.
+    """
+
+    first: Scores
+    pooled: Scores
+    curves: Curves
+    thresholds: tuple[float, float]
+    guesses: int
+    delta: float
+
+    def bounds(self, level: float) -> dict[str, float]:
+        """The bounds that hold without a guess about the shape of scores."""
+        extreme, middle = self.thresholds
+        return {
+            "one_run": one_run(self.first, self.guesses, delta=self.delta, level=level),
+            "one_run_fdp": one_run_fdp(self.first, self.guesses, self.curves, level=level),
+            "multi_run": multi_run(self.pooled, extreme, delta=self.delta, level=level),
+            "multi_run_gdp": multi_run_curves(self.pooled, middle, self.curves, level=level),
+        }
+
+
+HOW = {
+    "one_run": "lower bound at 95%, any mechanism (Steinke et al. 2023)",
+    "one_run_fdp": "lower bound at 95%, curves of the plan's mechanism with other noise "
+    "(Mahloujifar et al. 2024)",
+    "gap": "lower bound at 95% if scores are Gaussian and independent; not free of assumptions",
+    "canary_estimate": "an estimator without coverage, no bound (Andrew et al. 2024)",
+    "multi_run": "lower bound at 95%, canaries in coordinates of their own count as independent trials "
+    "(Clopper-Pearson)",
+    "multi_run_gdp": "lower bound at 95%, as multi_run, with curves of the plan's mechanism with other "
+    "noise",
+}
+
+
+def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
+    """Lower bounds of epsilon from white-box canaries, one in a coordinate of its own each.
+
+    The auditor tosses a coin for every canary, and scores it by the sums of all rounds, less the noise that
+    the column's adversary knows. Row ``formal-epsilon``.
+
+    Returns:
+        ``epsilon.audited`` first. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
+    """
+    count = bench.pick(1000, 4000, 20_000)
+    canaries = Canaries(count, 1, bench.job.privacy.clip_norm)
+    job = canary_job(bench.job, defence, canaries, sites=sites_of(bench.job))
+    private = job.privacy.unit != "none"
+    if not private:
+        canaries = Canaries(min(count, 1000), 1, bench.job.privacy.clip_norm)
+        job = canary_job(bench.job, defence, canaries, sites=sites_of(bench.job))
+    runs = bench.pick(1, 1, 3) if private else 1
+    rounds = min(job.rounds, bench.pick(4, 10**6, 10**6) if private else OPEN_ROUNDS)
+    data, found = canaries.data(), []
+    model = FactoredCanaryModel(canaries, CANARY_ROWS)
+    for number in range(runs):
+        coins = bench.generator("audit-epsilon", defence, number).random(canaries.count) < 0.5
+        holdings = np.array_split(np.flatnonzero(coins), sites_of(bench.job))
+        federation = CanaryFederation(job, model, data, list(holdings))
+        transcript = federation.run(rounds=rounds)
+        found.append((_scores(transcript, defence, canaries, coins), transcript))
+        on_progress(0.8 * (number + 1) / runs)
+    first, transcript = found[0]
+    pooled = Scores(
+        np.concatenate([scores.values for scores, _ in found]),
+        np.concatenate([scores.coins for scores, _ in found]),
+    )
+    evidence = _judged(first, pooled, transcript, defence)
+    findings = _findings(evidence, transcript, defence, bench)
+    on_progress(1.0)
+    return findings
+
+
+def _adversary(transcript: Transcript, defence: Defence) -> Adversary:
+    if defence == "noise":
+        return OUTSIDER
+    return adversary_of(defence, transcript.terms.helpers, transcript.plan.max_colluding)
+
+
+def _colluding(plan: Plan, defence: Defence) -> int:
+    return 0 if defence == "noise" else plan.max_colluding
+
+
+def _scores(
+    transcript: Transcript, defence: Defence, canaries: Canaries, coins: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> Scores:
+    """Scores in units of one canary's contribution to one round."""
+    view = look(transcript, _adversary(transcript, defence))
+    unit = transcript.plan.sensitivity * transcript.plan.grid
+    total = sum((seen.total for seen in view.rounds), np.zeros(canaries.dimension))
+    return Scores(canaries.scores(total[: canaries.dimension]) / unit, coins)
+
+
+def _judged(first: Scores, pooled: Scores, transcript: Transcript, defence: Defence) -> _Evidence:
+    plan, rounds = transcript.plan, len(transcript.closed)
+    rate, ratio = plan.sampling_rate, plan.noise_ratio(_colluding(plan, defence))
+    delta, trials = plan.delta, len(pooled.values) // 2
+    curves: Curves = Sampled(rate, rounds, delta) if plan.private else Gaussian(delta)
+    signal, noise = rounds * rate, rounds * ratio**2
+    spreads = math.sqrt(noise + rounds * rate * (1.0 - rate)), math.sqrt(noise)
+    extreme = middle = signal / 2.0
+    if plan.private:
+        extreme = threshold_for(signal, spreads, trials, delta)
+    guesses = len(first.values) // 10
+    return _Evidence(first, pooled, curves, (extreme, middle), guesses, delta)
+
+
+def _findings(
+    evidence: _Evidence, transcript: Transcript, defence: Defence, bench: Workbench
+) -> Findings:
+    plan, rounds = transcript.plan, len(transcript.closed)
+    colluding, trials = _colluding(plan, defence), len(evidence.pooled.values)
+    claimed = plan.epsilon(rounds, colluding)
+    ceiling = claimed if math.isfinite(claimed) else None
+
+    def bound(value: float, how: str) -> Estimate:
+        return Estimate(value, value, value, 0.0, ceiling, trials, "epsilon", how)
+
+    bounds = evidence.bounds(LEVEL)
+    joint = evidence.bounds(LEVEL / len(bounds))
+    best = max(joint, key=lambda name: joint[name])
+    how = f"largest of {len(joint)} lower bounds, which hold together at 95%; here {best}: {HOW[best]}"
+    measured = {"epsilon.audited": bound(joint[best], how)}
+    if ceiling is not None:
+        text = f"by the accountant, {rounds} rounds, {colluding} helpers colluding, delta {plan.delta:g}"
+        measured["epsilon.claimed"] = Estimate(
+            ceiling, ceiling, ceiling, None, None, 1, "epsilon", text
+        )
+    others = {
+        **bounds,
+        "gap": gap(evidence.pooled, delta=evidence.delta, level=LEVEL),
+        "canary_estimate": canary_estimate(evidence.pooled, delta=evidence.delta),
+    }
+    measured |= {f"epsilon.{name}": bound(others[name], HOW[name]) for name in HOW}
+    alarms: tuple[str, ...] = ()
+    if ceiling is not None:
+        sure = evidence.bounds(ALARM_LEVEL)
+        alarms = ("epsilon-exceeded",) if max(sure.values()) > ceiling * ROUNDING else ()
+    return Findings(
+        adversary=_adversary(transcript, defence).name,
+        measured=measured,
+        notes=_notes(plan, rounds, bench),
+        alarms=alarms,
+        details={"canaries": trials, "rounds": rounds, "guesses": evidence.guesses},
+    )
+
+
+def _notes(plan: Plan, rounds: int, bench: Workbench) -> tuple[str, ...]:
+    if not plan.private:
+        return ("Epsilon is infinite: nothing is promised. The bounds only show what was tried.",)
+    notes = [
+        "A lower bound below the claim is no proof of the claim: it is what these canaries could show."
+    ]
+    if rounds < plan.rounds:
+        notes.append(
+            f"{rounds} of {plan.rounds} rounds were run, and the claim is the one for so many rounds."
+        )
+    if bench.job.privacy.unit in ("entity", "client"):
+        notes.append(f"A canary is a record; the job's unit is the {bench.job.privacy.unit}.")
+    return tuple(notes)
