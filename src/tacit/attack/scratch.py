@@ -127,6 +127,7 @@ class ScratchFederation:
     Attributes:
         terms: Of the run.
         leader: The coordinator; ``sites`` and ``helpers`` the others, by name.
+        setups: What the sites were made of: a malicious one takes the place of an honest one.
         identities: The keys of all parties, by name: a malicious one signs with its own.
     """
 
@@ -155,7 +156,8 @@ class ScratchFederation:
         setup = partial(self._setup, code or {}, dict(limits or {}), _policy(data.contract))
         ports = {name: self._ports(name) for name in (LEADER, *names)}
         self.leader = Coordinator(LEADER, self.roster, ports[LEADER], self.terms, self.workload)
-        self.sites = {n: Site(n, self.roster, ports[n], setup(n)) for n in names}
+        self.setups = {name: setup(name) for name in names}
+        self.sites = {n: Site(n, self.roster, ports[n], self.setups[n]) for n in names}
         self.helpers = {n: Helper(n, self.roster, ports[n]) for n in self.terms.helpers}
         self.recorder = Recorder(self.roster, lambda: self.leader.model)
 
