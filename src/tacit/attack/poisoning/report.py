@@ -362,7 +362,7 @@ def _robust(rehearsed: _Rehearsed) -> dict[str, dict[str, float]]:
     return found
 
 
-def _notes(  # noqa: PLR0913
+def _notes(
     defence: Defence,
     rehearsed: _Rehearsed,
     chosen: dict[str, str],

@@ -118,7 +118,7 @@ def inner_product(own: Floats, spread: Floats, crowd: Crowd, epsilon: float = 0.
 
 
 def alie_deviation(clients: int, malicious: int) -> float:
-    """z of "a little is enough", not less than ``ALIE_LEAST``.
+    """Z of "a little is enough", not less than ``ALIE_LEAST``.
 
     Reference:
         Baruch, Baruch, Goldberg 2019, algorithm 3.

@@ -87,7 +87,7 @@ class Trial:
     name: str
 
     @classmethod
-    def draw(  # noqa: PLR0913
+    def draw(
         cls,
         bench: Workbench,
         defence: Defence,
@@ -176,7 +176,8 @@ class Trigger:
         marked = x.copy()
         marked[:, self.columns[:width]] = self.value
         norms = np.linalg.norm(marked, axis=1, keepdims=True)
-        return marked * np.minimum(1.0, self.norm / np.maximum(norms, 1e-12))
+        short: Floats = marked * np.minimum(1.0, self.norm / np.maximum(norms, 1e-12))
+        return short
 
 
 def rare(x: Floats, y: NDArray[np.int64], source: int) -> Floats:
@@ -271,6 +272,7 @@ def rehearse(
 
 def _combined(vectors: Sequence[NDArray[np.int64]], rule: Rule | None) -> NDArray[np.int64]:
     if rule is None:
-        return np.sum(vectors, axis=0, dtype=np.int64)
+        total: NDArray[np.int64] = np.sum(vectors, axis=0, dtype=np.int64)
+        return total
     made = rule(np.asarray(vectors, dtype=np.float64)) * len(vectors)
     return np.rint(made).astype(np.int64)

@@ -11,10 +11,11 @@ from tacit.attack.protocol.leader import Attempt, MaliciousLeader
 from tacit.learn.server import ServerState
 from tacit.party.workload import first_model_seed
 from tacit.types import PartyName
-from tacit.wire.envelope import Address, Envelope, Received
+from tacit.wire.codec import encode
+from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import HelperKey, Offer, RoundStart, Upload
 
-__all__ = ["ATTEMPTS", "crafted_state", "equivocated_start", "forged_sum"]
+__all__ = ["ATTEMPTS", "crafted_state", "equivocated_start", "forged_sum", "no_aggregate"]
 
 
 def crafted_state(leader: MaliciousLeader, state: ServerState) -> ServerState:
@@ -39,7 +40,7 @@ def crafted_later_model(
 
 
 def no_aggregate(leader: MaliciousLeader, envelope: Envelope, message: Received) -> Envelope | None:
-    """A later round on the first model, as if no sum had been published."""
+    """A later round on the first model, as if the round before had been lost."""
     first: RoundStart = leader.starts(1).body
     accepts, model = first.accepts, first.model
     return leader.again(envelope, message, chunks=(), accepts=accepts, previous=None, model=model)
@@ -157,7 +158,12 @@ def smaller_offer(
     """The run once more, with cohorts of one."""
     offer: Offer = leader.scratch.offer
     manifest = dataclasses.replace(offer.manifest, min_cohort=1, nonce=bytes(32))
-    return leader.speak(envelope.receiver, dataclasses.replace(offer, manifest=manifest), number=0)
+    return leader.speak(
+        envelope.receiver,
+        dataclasses.replace(offer, manifest=manifest),
+        number=0,
+        run=digest(encode(manifest)),
+    )
 
 
 # --- to a helper ---------------------------------------------------------------------------------
@@ -283,17 +289,17 @@ def equivocated_start(
     accepts, nonces = [], []
     for raw in body.accepts:
         one = leader.opened(raw)
-        content = one.body
+        content, signed = one.body, raw
         if one.sender.party in leader.colluding:
             content = dataclasses.replace(content, nonce=bytes(32))
-            raw = leader.speak(
+            signed = leader.speak(
                 Address.parse(one.header.receiver),
                 content,
                 number=0,
                 sender=one.sender,
                 signer=one.sender.party,
             ).message
-        accepts.append(raw)
+        accepts.append(signed)
         nonces.append((one.sender.party, content.nonce))
     model = leader.scratch.workload.first(first_model_seed(nonces)).digest
     if model == body.model:
@@ -304,7 +310,7 @@ def equivocated_start(
 _SITE = {
     1: (crafted_first_model, own_helper_keys, colluding_helpers_only, no_helpers, smaller_offer),
     2: (
-        crafted_later_model, no_aggregate, sum_beyond_bound, sum_without_answer,
+        crafted_later_model, sum_beyond_bound, sum_without_answer,
         sum_without_member, replayed_round, stale_helper_keys, victim_without_helper,
     ),
 }  # fmt: skip

@@ -37,7 +37,7 @@ from tacit.wire.messages import (
     Vector,
 )
 
-__all__ = ["Attempt", "MaliciousLeader", "Outcome", "Watch"]
+__all__ = ["Attempt", "Forge", "MaliciousLeader", "Outcome", "Watch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Watch:
     def __call__(self, job: JobSpec) -> LoadedModel:
         """The model, watched."""
         loaded = self._load(job)
-        return dataclasses.replace(loaded, model=_Watched(loaded.model, self))  # type: ignore[arg-type]
+        return dataclasses.replace(loaded, model=_Watched(loaded.model, self))
 
 
 class _Watched:
@@ -114,8 +114,12 @@ class Attempt:
     name: str
     role: Role
     round: int
-    forge: Callable[[MaliciousLeader, Envelope, Received], Envelope | None]
+    forge: Forge
     after: bool = False
+
+
+Forge = Callable[["MaliciousLeader", Envelope, Received], Envelope | None]
+"""From the honest message to the lie; None where it does not apply."""
 
 
 class MaliciousLeader:
@@ -231,7 +235,7 @@ class MaliciousLeader:
         parties: dict[Role, Any] = {"client": self.scratch.sites, "helper": self.scratch.helpers}
         return parties[address.role][address.party]
 
-    def speak(  # noqa: PLR0913
+    def speak(
         self,
         receiver: Address,
         body: Any,
@@ -240,6 +244,7 @@ class MaliciousLeader:
         chunks: tuple[bytes, ...] = (),
         sender: Address | None = None,
         signer: PartyName = LEADER,
+        run: Digest | None = None,
     ) -> Envelope:
         """A message in anybody's name, signed with a key that this leader has."""
         if signer != LEADER and signer not in self.colluding:
@@ -247,7 +252,7 @@ class MaliciousLeader:
         terms, scratch = self.scratch.terms, self.scratch
         machine: Any = scratch.leader if signer == LEADER else scratch.sites[signer]
         channel = Channel(
-            run=terms.run,
+            run=terms.run if run is None else run,
             roster=Digest(terms.manifest.roster),
             job=Digest(terms.manifest.job),
             sender=sender or scratch.leader.address,

@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
 from tacit.attack.defences import Defence, job_for
-from tacit.attack.protocol.attempts import ATTEMPTS, equivocated_start, forged_sum
-from tacit.attack.protocol.leader import Attempt, MaliciousLeader, Outcome, Watch
+from tacit.attack.protocol.attempts import ATTEMPTS, equivocated_start, forged_sum, no_aggregate
+from tacit.attack.protocol.leader import Attempt, Forge, MaliciousLeader, Outcome, Watch
 from tacit.attack.scratch import ScratchFederation, site_names
 from tacit.attack.transcript import Transcript
 from tacit.attack.workbench import Workbench
@@ -24,16 +24,18 @@ from tacit.wire.messages import MaskRequest, MaskSum, Refusal, RoundStart, Uploa
 __all__ = ["Stage", "Sybils", "told_lies"]
 
 SITES = 4
+MANY = 9
+"""Sites of a federation in which not every site is a helper."""
 RECORDS_EACH = 4
 UNLIKELY = 1e-9
 
 
 class Sybils(ScratchFederation):
-    """A federation in which all sites from the third one on belong to one operator."""
+    """A federation in which all sites from the fourth on, which are no helpers, belong to one operator."""
 
     def operator_of(self, name: PartyName) -> str:
-        """The first two are on their own, the leader too."""
-        return "operator-of-many" if name in site_names(99)[2:] else super().operator_of(name)
+        """The first three are on their own, the leader too."""
+        return "operator-of-many" if name in site_names(99)[3:] else super().operator_of(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,51 +117,58 @@ class Stage:
 
     # --- equivocation --------------------------------------------------------------------------
 
-    def equivocated_first_model(self) -> Outcome | None:
-        """Another first model for the victim, whose upload is then put to its helper beside the others'.
+    def equivocated_models(self) -> tuple[Outcome, ...]:
+        """The victim is put on another model than the others, and its upload beside theirs.
 
-        None where the first model is the same whatever clients say, or nothing is masked.
+        In round 1 by two acceptances of a colluding client, where the first model depends on them; in round 2
+        by the word that round 1 was lost.
         """
-        scratch = self.federation(rounds=1)
+        made = (
+            self._equivocated("two-first-models", 1, equivocated_start),
+            self._equivocated("round-called-lost", 2, no_aggregate),
+        )
+        return tuple(one for one in made if one is not None)
+
+    def _equivocated(self, name: str, number: int, forge: Forge) -> Outcome | None:
+        scratch = self.federation(rounds=number)
         colluding = tuple(scratch.sites)[-1:]
         leader = MaliciousLeader(scratch, self.victim, colluding, ())
-        told, requests = list[Envelope](), list[Outcome]()
+        told, mixed = list[Envelope](), list[Outcome]()
 
         def tap(envelope: Envelope) -> Envelope | None:
             message = leader.open(envelope)
             passed = leader(envelope)
-            if message is None:
+            if message is None or message.round != number:
                 return passed
             if _to(message, envelope, RoundStart, Address(self.victim, "client")):
-                forged = equivocated_start(leader, envelope, message)
+                forged = forge(leader, envelope, message)
                 told.extend([forged] if forged is not None else [])
                 return forged or passed
-            uploads = leader.bodies(Upload, 1)
+            uploads = leader.bodies(Upload, number)
             if isinstance(message.body, Upload) and len(uploads) == SITES and told:
-                requests.append(self._mixed_request(leader, uploads))
+                mixed.append(self._mixed(name, leader, uploads))
             return passed
 
         scratch.run(tap)
-        if requests:
-            return requests[0]
-        if not told:
-            return None
-        refused = [m.body.code for m, _ in leader.seen if isinstance(m.body, Refusal)]
-        code = refused[0] if refused else "no sum"
-        return Outcome("equivocated-first-model", False, str(self.victim), code)
+        if mixed or not told:
+            return mixed[0] if mixed else None
+        refused = [m.body.code for m in leader.bodies(Refusal, number)]
+        return Outcome(name, False, str(self.victim), refused[0] if refused else "no sum")
 
-    def _mixed_request(self, leader: MaliciousLeader, uploads: list[Received]) -> Outcome:
-        start = leader.starts(1).body
+    def _mixed(self, name: str, leader: MaliciousLeader, uploads: list[Received]) -> Outcome:
+        if not leader.scratch.terms.masked:
+            return Outcome(name, True, "leader", "", trained=True)
+        start = leader.starts(uploads[0].round).body
         body = MaskRequest(
             model=start.model, keys=start.keys, uploads=tuple(one.raw for one in uploads)
         )
         receiver = Address(self.victim, "helper")
-        answers, error = leader.told(leader.speak(receiver, body, number=1))
+        answers, error = leader.told(leader.speak(receiver, body, number=uploads[0].round))
         gave = any(isinstance(one.body, MaskSum) for one in answers)
-        return Outcome("equivocated-first-model", gave, str(receiver), error, trained=True)
+        return Outcome(name, gave, str(receiver), "" if gave else error, trained=True)
 
     def equivocated_cohorts(self) -> Outcome | None:
-        """Half of the helpers are asked about the cohort without the victim: do the answers open a sum?"""
+        """Half of the helpers are asked about the cohort without the victim; accepted if a sum opens."""
         scratch = self.federation(rounds=1)
         if not scratch.terms.masked:
             return None
@@ -189,7 +198,7 @@ class Stage:
 
     def dropout_game(self) -> tuple[Outcome, dict[str, float]]:
         """One round with the victim and one in which it is said to have dropped out."""
-        scratch = self.federation(rounds=2)
+        scratch = self.federation(rounds=3)
         leader = MaliciousLeader(scratch, self.victim, tuple(scratch.sites)[-1:], ())
 
         def tap(envelope: Envelope) -> Envelope | None:
@@ -203,7 +212,7 @@ class Stage:
             return None if dropped else leader(envelope)
 
         transcript = scratch.run(tap)
-        two = scratch.leader.chain.completed == 2 and len(transcript.closed) == 2
+        two = scratch.leader.chain.completed > 1 and self.victim not in transcript.closed[1].cohort
         refused = [m.body.code for m, _ in leader.seen if isinstance(m.body, Refusal)]
         failure = scratch.leader.failure
         if not two:
@@ -226,8 +235,9 @@ class Stage:
             scratch.run(_forging(leader))
             told += SITES
             trained += len(leader.bodies(Upload, 2))
-            for one in leader.bodies(Refusal, 2):
-                codes[one.body.code] = codes.get(one.body.code, 0) + 1
+            for one, _ in leader.seen:
+                if isinstance(one.body, Refusal):
+                    codes[one.body.code] = codes.get(one.body.code, 0) + 1
         return trained, told, codes
 
 
@@ -266,7 +276,7 @@ def _opens(transcript: Transcript, victim: PartyName) -> bool:
 def _fresh_noise(transcript: Transcript) -> tuple[Outcome, dict[str, float]]:
     """Whether the two sums of a dropout game hold two independent noises of the planned variance."""
     noises = []
-    for one in transcript.closed:
+    for one in transcript.closed[:2]:
         assert one.total is not None
         known = sum(transcript.contribution(one, site) for site in one.cohort)
         noises.append((one.total - known).astype(np.float64))
@@ -282,7 +292,7 @@ def _fresh_noise(transcript: Transcript) -> tuple[Outcome, dict[str, float]]:
 
 def sybil_cohort(leader: MaliciousLeader, envelope: Envelope, message: Received) -> Envelope | None:
     """The victim among clients that all belong to one operator."""
-    names = {leader.victim, *site_names(99)[2:]}
+    names = {leader.victim, *site_names(99)[3:]}
     few = tuple(raw for raw in message.body.uploads if leader.opened(raw).sender.party in names)
     return leader.again(envelope, message, uploads=few)
 
@@ -292,14 +302,14 @@ def told_lies(
 ) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
     """All attempts of a column, and figures beside them."""
     outcomes = [stage.single_contribution(), *stage.lies(attempts)]
-    for scenario in (stage.equivocated_first_model, stage.equivocated_cohorts):
-        found = scenario()
-        outcomes += [found] if found is not None else []
+    outcomes += stage.equivocated_models()
+    found = stage.equivocated_cohorts()
+    outcomes += [found] if found is not None else []
     game, figures = stage.dropout_game()
     outcomes.append(game)
     sybils = Attempt("sybils-of-one-operator", "helper", 2, sybil_cohort)
     try:
-        outcomes += stage.lies((sybils,), sites=SITES + 1, kind=Sybils)
+        outcomes += stage.lies((sybils,), sites=MANY, kind=Sybils)
     except TacitError as error:
         outcomes.append(Outcome("sybils-of-one-operator", False, "sites", error.code))
     return tuple(outcomes), {"dropout_game": figures}
