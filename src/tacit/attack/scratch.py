@@ -127,6 +127,7 @@ class ScratchFederation:
     Attributes:
         terms: Of the run.
         leader: The coordinator; ``sites`` and ``helpers`` the others, by name.
+        setups: What the sites were made of: a malicious one takes the place of an honest one.
         identities: The keys of all parties, by name: a malicious one signs with its own.
     """
 
@@ -144,7 +145,7 @@ class ScratchFederation:
         names = site_names(len(holdings))
         self.job = _for_scratch(job, data.contract, names)
         self.data = data
-        self.roster, self.identities = _roster(names, data.contract)
+        self.roster, self.identities = _roster(names, data.contract, self.operator_of)
         self.holdings = dict(zip(names, holdings, strict=True))
         self.openers: dict[bytes, Opener] = {}
         self._base = base
@@ -155,9 +156,14 @@ class ScratchFederation:
         setup = partial(self._setup, code or {}, dict(limits or {}), _policy(data.contract))
         ports = {name: self._ports(name) for name in (LEADER, *names)}
         self.leader = Coordinator(LEADER, self.roster, ports[LEADER], self.terms, self.workload)
-        self.sites = {n: Site(n, self.roster, ports[n], setup(n)) for n in names}
+        self.setups = {name: setup(name) for name in names}
+        self.sites = {n: Site(n, self.roster, ports[n], self.setups[n]) for n in names}
         self.helpers = {n: Helper(n, self.roster, ports[n]) for n in self.terms.helpers}
         self.recorder = Recorder(self.roster, lambda: self.leader.model)
+
+    def operator_of(self, name: PartyName) -> str:
+        """Who operates a party: each is on its own, unless a kind of federation says otherwise."""
+        return f"operator-{name}"
 
     def load_model(self, job: JobSpec) -> LoadedModel:
         """The job's own model."""
@@ -226,7 +232,7 @@ class ScratchFederation:
             {
                 "version": 1,
                 "name": name,
-                "operator": f"operator-{name}",
+                "operator": self.operator_of(name),
                 "region": _region(contract),
                 "budget": {"epsilon": 1000.0, "delta": 0.5, "allow_without_dp": True},
                 "policy": {"approvals": 1, "approvers": {"operator": "00" * 32}},
@@ -272,14 +278,14 @@ def _for_scratch(job: JobSpec, contract: Contract, names: tuple[PartyName, ...])
 
 
 def _roster(
-    names: tuple[PartyName, ...], contract: Contract
+    names: tuple[PartyName, ...], contract: Contract, operator_of: Callable[[PartyName], str]
 ) -> tuple[Roster, dict[PartyName, Identity]]:
     entropy = OsEntropy()
     identities = {name: Identity.generate(entropy) for name in (LEADER, *names)}
     members = tuple(
         Member(
             name=name,
-            operator=f"operator-{name}",
+            operator=operator_of(name),
             region=_region(contract),
             roles=("leader",) if name == LEADER else ("client", "helper"),
             key=identity.public_key,

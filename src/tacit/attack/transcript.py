@@ -216,7 +216,7 @@ def _note_aggregate(kept: Round, aggregate: Aggregate, envelope: Envelope, terms
     length = aggregate.vector.length
     data = join_chunks(aggregate.vector, envelope.chunks, length, terms.ring.item_bytes)
     kept.total = terms.ring.centred(terms.ring.from_bytes(data, length))
-    kept.cohort = tuple(sorted(kept.uploads))
+    kept.cohort = tuple(sorted(PartyName(member.client) for member in aggregate.cohort))
 
 
 def _note_upload(

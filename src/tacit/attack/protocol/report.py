@@ -1,0 +1,136 @@
+"""Malicious leaders: which lies honest sites and helpers fall for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tacit.attack.defences import DEFENCES, Defence
+from tacit.attack.findings import Attack, Findings, OnProgress
+from tacit.attack.measure import Estimate, proportion
+from tacit.attack.protocol.collusion import opened_by, residual_noise
+from tacit.attack.protocol.leader import Outcome
+from tacit.attack.protocol.scenarios import SITES, Stage, told_lies
+from tacit.attack.workbench import Workbench
+
+__all__ = ["ATTACKS", "lie"]
+
+UNLIKELY = 1e-9
+
+
+def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
+    """Every lie against one defence."""
+    stage = Stage(bench, defence, {})
+    outcomes, details = told_lies(stage)
+    on_progress(0.5)
+    trusted = defence == "noise"
+    if trusted:  # A leader with every helper's key need not ask: it reads.
+        outcomes = tuple(one for one in outcomes if "helper" not in one.by)
+    measured = {"malicious_server.accepted": _accepted(outcomes)}
+    runs = bench.pick(1, 3, 16)
+    trained, told, codes = stage.forged_sums(runs)
+    on_progress(0.75)
+    measured["malicious_server.forged_sum"] = _forged(trained, told, defence)
+    details |= {"attempts": [one.record() for one in outcomes], "forged_sum_codes": codes}
+    alarms = [one.name for one in outcomes if one.accepted] if defence == "tacit" else []
+    notes = list(_notes(outcomes, trained, told, defence))
+    if defence in ("masking", "tacit"):
+        opened = _coalitions(stage, bench, details, measured)
+        alarms += opened if defence == "tacit" else []
+        notes += [f"Broken: {name}." for name in opened]
+    on_progress(1.0)
+    return Findings(
+        adversary="malicious leader" + (" with every helper" if trusted else " and one site"),
+        measured=measured,
+        notes=tuple(notes),
+        alarms=tuple(alarms),
+        details=details,
+    )
+
+
+def _accepted(outcomes: tuple[Outcome, ...]) -> Estimate:
+    hits = sum(one.accepted for one in outcomes)
+    return proportion(
+        hits,
+        len(outcomes),
+        null=0.0,
+        ceiling=None,
+        how="attempts of different kinds, each made once: the interval is that of a share of attempts",
+    )
+
+
+def _forged(trained: int, told: int, defence: Defence) -> Estimate:
+    return proportion(
+        trained,
+        told,
+        null=0.0,
+        ceiling=1.0 - 1.0 / SITES,
+        how="sites that trained on a made-up sum within the norm bound; each adds sums up again with "
+        f"probability 1 / {SITES}",
+    )
+
+
+def _coalitions(
+    stage: Stage, bench: Workbench, details: dict[str, Any], measured: dict[str, Estimate]
+) -> list[str]:
+    """What leader and helpers open, and what is left against everybody else; names what is broken."""
+    rounds, broken = bench.pick(2, 4, 20), []
+    transcript = stage.federation(rounds=rounds).run()
+    names = [name for name in transcript.terms.helpers if name != stage.victim]
+    found = [opened_by(transcript, stage.victim, names[:held]) for held in range(len(names) + 1)]
+    found.append(opened_by(transcript, stage.victim, transcript.terms.helpers))
+    details["coalitions"] = [one.record() for one in found]
+    if any(one.exact or one.p_value < UNLIKELY for one in found[:-1]):
+        broken.append("uniform masks")
+    if not transcript.plan.private:
+        return broken
+    own = Stage(bench, stage.defence, {"noise": "own"}).federation(rounds=rounds).run()
+    for name, run in (("shared", transcript), ("own", own)):
+        left = residual_noise(run, stage.victim)
+        measured[f"malicious_server.residual_noise_{name}"] = left
+        if _too_little(left):
+            broken.append(f"residual noise ({name})")
+    details["epsilon"] = {
+        "stated": transcript.plan.epsilon(),
+        "shared, all others collude": _finite(transcript.plan.epsilon(colluding=len(names))),
+        "own, all others collude": _finite(own.plan.epsilon(colluding=len(names))),
+    }
+    return broken
+
+
+def _finite(value: float) -> float | str:
+    return "infinite" if math.isinf(value) else value
+
+
+def _too_little(left: Estimate) -> bool:
+    from scipy import stats  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    return float(stats.chi2.cdf(left.value * left.trials, left.trials)) < UNLIKELY
+
+
+def _notes(
+    outcomes: tuple[Outcome, ...], trained: int, told: int, defence: Defence
+) -> tuple[str, ...]:
+    refused = [one for one in outcomes if not one.accepted]
+    early = sum(not one.trained for one in refused)
+    gave = [one.name for one in outcomes if one.accepted]
+    notes = [
+        f"{len(refused)} of {len(outcomes)} attempts failed, {early} of them before the victim had computed on "
+        "its data; who refused, and with which code, is in the details.",
+        f"A made-up sum within the norm bound: {trained} of {told} sites trained on one. It can shift the "
+        "model, not show a contribution; a site finds out when it adds up again.",
+    ]
+    if gave:
+        notes.append(f"Succeeded: {', '.join(gave)}.")
+    if defence in ("plain", "clipping"):
+        notes.append(
+            "The leader sees every update by design; lies to helpers do not apply without any."
+        )
+    if defence == "noise":
+        notes.append(
+            "A leader with every helper's key reads contributions; lies to helpers are left out."
+        )
+    return tuple(notes)
+
+
+ATTACKS: tuple[Attack, ...] = (Attack("malicious-server", "malicious-leader", lie, DEFENCES),)
