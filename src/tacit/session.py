@@ -16,17 +16,20 @@ import rfc8785
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from tacit.attack.entry import STATEMENT, latest_entry
 from tacit.engine.folder import World, party_ports
 from tacit.engine.local import LocalEngine, Tap
 from tacit.engine.witnesses import IndependentWitnesses
 from tacit.errors import ConfigError, RoundAborted
 from tacit.evidence import layout
 from tacit.evidence.bundle import BundleWriter
+from tacit.evidence.dsse import Statement, sign_statement
 from tacit.evidence.head import sign_line
 from tacit.evidence.report import default_required
 from tacit.evidence.trust import Trust, default_quorum
 from tacit.federation import Federation, ModelObject, leader_of
 from tacit.files import make_folder, read_limited, write_atomic
+from tacit.ledger.log import log_origin
 from tacit.ledger.note import add_signatures
 from tacit.ledger.record import LogRecord
 from tacit.outcome import Outcome
@@ -39,7 +42,7 @@ from tacit.party.terms import Terms
 from tacit.party.workload import TrainingData
 from tacit.privacy.statement import make_statement
 from tacit.trust.roster import Roster
-from tacit.types import Milliseconds, PartyName
+from tacit.types import Digest, Milliseconds, PartyName
 from tacit.wire.codec import decode
 from tacit.wire.envelope import open_message
 from tacit.wire.messages import Cosigned, Offer
@@ -123,6 +126,7 @@ class Session:
     """One run: built by ``begin`` or ``reopen``, driven by ``execute``."""
 
     folder: Path
+    base: Path
     coordinator: Coordinator
     sites: dict[PartyName, Site]
     helpers: dict[PartyName, Helper]
@@ -162,7 +166,7 @@ class Session:
         folder = out if out is not None else base / "runs" / terms.run_id[:RUN_NAME_DIGITS]
         opened.witnesses.begin()
         make_folder(folder)
-        session = cls._around(opened, folder, terms, offer)
+        session = cls._around(opened, (base, folder), terms, offer)
         required = default_required(
             masked=terms.masked, private=terms.plan.private, disclosed=opened.disclosed
         )
@@ -206,15 +210,17 @@ class Session:
                 remedy="restore the model file, or start a new run",
             )
         opened.witnesses.begin()
-        return cls._around(opened, folder, terms, None)
+        return cls._around(opened, (place.base, folder), terms, None)
 
     @classmethod
     def _around(
-        cls, opened: Federation, folder: Path, terms: Terms, offer: Offer | None
+        cls, opened: Federation, folders: tuple[Path, Path], terms: Terms, offer: Offer | None
     ) -> Session:
-        """The parties, put around one run."""
+        """The parties, put around one run; its job lies in the first folder, its result in the second."""
+        base, folder = folders
         return cls(
             folder=folder,
+            base=base,
             coordinator=Coordinator(
                 opened.leader, opened.roster, opened.ports, terms, opened.workload
             ),
@@ -414,7 +420,31 @@ class Session:
         state = coordinator.model
         if state is not None and coordinator.chain.applied:
             writer.add_final(coordinator.chain.workload.released(state))
+        report = self._attack_report(writer)
+        if report:
+            writer.add_statement(STATEMENT, report)
         return writer
+
+    def _attack_report(self, writer: BundleWriter) -> bytes:
+        """What attacks on this job found before, signed by the leader; empty if there is no report.
+
+        It is kept before any party signs the manifest that names it: nobody would sign another one.
+        """
+        coordinator = self.coordinator
+        kept = coordinator.durable.get(STATEMENT)
+        if kept is not None:
+            return kept
+        manifest, leader = coordinator.terms.manifest, coordinator.address.party
+        entry = latest_entry(self.base, Digest(manifest.job), Digest(manifest.code))
+        envelope = b""
+        if entry is not None:
+            subjects = (("transcript", writer.transcript), ("report.json", entry["report"]))
+            keyid = log_origin(coordinator.roster.federation, leader)
+            statement = Statement(STATEMENT, subjects, entry)
+            envelope = sign_statement(statement, [(keyid, coordinator.ports.signer)])
+        with coordinator.ports.store.transaction():
+            coordinator.durable.put(STATEMENT, envelope)
+        return envelope
 
 
 def _tensors(theta: NDArray[np.float64], run: str) -> bytes:

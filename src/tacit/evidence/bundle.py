@@ -53,6 +53,11 @@ class BundleWriter:
         """What was added so far; after ``manifest`` all that it covers."""
         return dict(self._members if self._stated is None else self._stated)
 
+    @property
+    def transcript(self) -> str:
+        """The digest of the transcript as it was added so far: what a report about the run names."""
+        return transcript_digest(_digests(self._members))
+
     def add(self, name: str, data: bytes) -> None:
         """Adds one member.
 
