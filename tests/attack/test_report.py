@@ -237,6 +237,7 @@ def test_rounding_never_narrows_an_interval(value):
     assert float(at_least(value)) <= value <= float(at_most(value))
 
 
+@settings(max_examples=60)
 @given(estimates(), st.sampled_from(DEFENCES), st.sampled_from([*ROWS]))
 def test_a_sentence_never_says_more_than_the_interval(one, column, row):
     assume(one.null is not None)
@@ -367,7 +368,7 @@ def test_the_page_says_what_the_report_says():
     assert "What is not covered" in text
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(st.lists(st.floats(-2, 2), min_size=6, max_size=6))
 def test_a_picture_holds_its_levels(levels):
     matplotlib = pytest.importorskip("matplotlib.image")

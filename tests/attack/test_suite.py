@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tacit.attack.cells import CellResult, CellStore, Failure
@@ -246,6 +246,7 @@ def all_findings(draw):
     )
 
 
+@settings(max_examples=40)
 @given(all_findings())
 def test_findings_go_through_json_unchanged(findings):
     findings = dataclasses.replace(findings, pictures=tuple(findings.pictures))

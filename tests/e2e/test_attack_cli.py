@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from tacit.attack.registry import load_attacks
+from tacit.attacks import data_of
 from tacit.cli import main
+from tacit.party.job import JobSpec
 from tacit.testing.federation import write_small_federation
 
 TINY = Path(__file__).parents[1] / "attack"
@@ -106,18 +107,14 @@ def test_a_failing_attack_is_never_green(place, capsys, monkeypatch, tmp_path):
     assert "not measured" in told
 
 
-def test_the_data_beside_the_job_come_first(place, capsys, tmp_path):
-    other = tmp_path / "federation"
-    shutil.copytree(place, other, ignore=shutil.ignore_patterns("attacks"))
-    shutil.copytree(other / "evaluation", other / "attack")
-    contract = other / "attack" / "contract.toml"
-    contract.write_text(contract.read_text().replace("small-evaluation", "beside"))
-    chosen = ["--only", "membership", "--column", "tacit", "--profile", "demo", "--json"]
-    _, printed, _ = run(capsys, other / "job.toml", *chosen)
-    assert json.loads(printed)["data"]["contract"] == "beside"
-    named = ["--data", other / "evaluation" / "contract.toml"]
-    _, printed, _ = run(capsys, other / "job.toml", *chosen, *named)
-    assert json.loads(printed)["data"]["contract"] == "small-evaluation"
+def test_the_data_beside_the_job_come_first(place, tmp_path):
+    job, spec = tmp_path / "job.toml", JobSpec.load(place / "job.toml")
+    assert data_of(job, spec) == tmp_path / "evaluation" / "contract.toml"
+    beside = tmp_path / "attack" / "contract.toml"
+    beside.parent.mkdir()
+    beside.touch()
+    assert data_of(job, spec) == beside
+    assert data_of(job, spec, tmp_path / "other.toml") == tmp_path / "other.toml"
 
 
 def test_private_data_are_refused(place, capsys):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import tacit
 from tacit.attack.cells import CellResult
 from tacit.attack.defences import TITLES, Defence
 from tacit.attack.drawings import draw_curves, draw_picture, draw_rocs
@@ -120,7 +120,7 @@ def render(report: Report) -> str:
     words = report.measured()
     return str(
         template("tacit.attack", TEMPLATE).render(
-            version=tacit.__version__,
+            version=metadata.version("tacit"),
             report=report,
             setting=report.setting,
             job=clean(report.setting.job),
