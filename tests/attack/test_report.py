@@ -121,7 +121,7 @@ def test_a_leak_within_its_bound_is_named():
     results = [result(row, "tacit", LEAK if row == "membership" else CHANCE) for row in ROWS]
     made = report(results)
     assert made.verdict[0] == "green"
-    assert "1 above chance by no more than theory allows" in made.headline
+    assert "7 cannot be told from chance in these trials, 1 above chance." in made.headline
 
 
 cells = st.tuples(st.sampled_from([*ROWS]), st.sampled_from(DEFENCES))
@@ -189,6 +189,28 @@ def test_green_means_that_nothing_is_wrong_in_tacits_column(kinds):
         assert status == "red"
     else:
         assert status == ("open" if bad else "green")
+
+
+def test_a_leak_that_nothing_bounds_is_not_green():
+    wide = Estimate(1.0, 0.3, 1.0, 0.0, None, 2, "share", "")
+    made = report([result(row, "tacit", wide if row == "membership" else CHANCE) for row in ROWS])
+    assert made.verdict[0] == "open"
+    assert "nothing bounds it" in made.verdict[1][0]
+
+
+def test_a_check_speaks_by_alarms_alone():
+    ratio = dataclasses.replace(BROKEN, unit="ratio")
+    check_, attack = (
+        result("membership", "tacit", ratio, attack="check"),
+        result("membership", "tacit"),
+    )
+    assert view_cell([check_, attack]).attack == "membership"
+    assert view_cell([check_, attack]).verdict == "at chance"
+    assert view_cell([check_]).verdict == "not measured"
+    alarmed = result("membership", "tacit", ratio, attack="check", alarms=("noise",))
+    assert view_cell([alarmed, attack]).verdict == "alarm"
+    failed = result("membership", "tacit", Failure("x"), attack="check")
+    assert view_cell([failed, attack]).verdict == "not measured"
 
 
 def test_too_few_trials_are_not_green():
