@@ -24,7 +24,7 @@ from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs
-from tacit.attack.verdict import CellView, bound_of, judge
+from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
 from tacit.attack.words import LIMITS, at_most, interval, nearest, word
 from tacit.attack.workbench import Profile, Workbench
 from tacit.errors import ConfigError, RoundAborted
@@ -203,11 +203,12 @@ def _plain_lines(total: int) -> Callable[[Cell, CellResult, bool], None]:
 
 
 def _came_to(result: CellResult) -> str:
-    if result.findings is None or not result.findings.measured:
+    if result.reason:
         return f"not measured: {result.reason}"
-    if result.findings.alarms:
-        return "ALARM"
-    return word(result.row, judge(next(iter(result.findings.measured.values()))))
+    cell = view_cell([result])
+    if is_check(result) and cell.verdict != "alarm":
+        return "no alarm"
+    return word(result.row, cell.verdict)
 
 
 def _bars(bar: Bar, cells: Sequence[Cell]) -> Watcher:

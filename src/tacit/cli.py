@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 refused or failed, 2 not proven, 64 usage or no verdict, 130 interrupted."""
+"""The command line. Exit codes: 0 done, 1 refused or failed, 2 not proven or not measured, 64 usage or no verdict, 130 interrupted."""
 
 from __future__ import annotations
 

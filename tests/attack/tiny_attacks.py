@@ -9,7 +9,7 @@ from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
 from tacit.attack.measure import auc, proportion
 
 SITES = 4
-RUNS = 3
+RUNS = 2
 
 
 def ratio(bench, defence, on_progress):

@@ -36,6 +36,7 @@ PAGES = [
     *("README.md", "docs/tutorial.md", "docs/reference/errors.md"),
     *("docs/how-to/connect-a-hospital-database.md", "docs/how-to/write-and-test-a-policy.md"),
     *("docs/how-to/audit-a-run.md", "docs/how-to/run-a-witness.md"),
+    "docs/how-to/attack-a-job.md",
 ]
 HELD = {"docs/how-to/audit-a-run.md": ROOT / "verifier" / "verify.py"}
 """What the reader of a page holds before the first line."""
@@ -119,7 +120,8 @@ class Reader:
             os.chdir(words[1])
             return 0
         if words[0] == "tacit":
-            assert not SHELL.search(line), f"this test runs tacit without a shell: {line}"
+            bare = re.sub(r"'[^']*'", "", line)  # a shell takes what is quoted so as it stands
+            assert not SHELL.search(bare), f"this test runs tacit without a shell: {line}"
             return self.command(words[1:])
         done = subprocess.run(
             ["bash", "-c", line], check=False, capture_output=True, text=True, timeout=30

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import tacit
 from tacit.attack.cells import CellResult
 from tacit.attack.defences import TITLES, Defence
 from tacit.attack.drawings import draw_curves, draw_picture, draw_rocs
-from tacit.attack.findings import Curve, Roc
+from tacit.attack.findings import Curve, Picture, Roc
 from tacit.attack.measure import Estimate
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report
@@ -25,8 +25,8 @@ from tacit.files import write_atomic
 __all__ = ["render", "require_page", "write_page"]
 
 TEMPLATE = "page.html.j2"
-MAX_PICTURES = 6
-"""Of one attack in one column."""
+MAX_PICTURES, MAX_STRIPS = 6, 4
+"""Of one attack in one column: pictures of images, and of records of a table."""
 
 LEVELS = {
     "alarm": "fail",
@@ -120,7 +120,7 @@ def render(report: Report) -> str:
     words = report.measured()
     return str(
         template("tacit.attack", TEMPLATE).render(
-            version=tacit.__version__,
+            version=metadata.version("tacit"),
             report=report,
             setting=report.setting,
             job=clean(report.setting.job),
@@ -187,13 +187,18 @@ def _galleries(results: Iterable[CellResult]) -> tuple[Gallery, ...]:
                 clean(one.caption),
                 one.shape[0] == 1,
             )
-            for one in result.findings.pictures[:MAX_PICTURES]
+            for one in _first(result.findings.pictures)
         )
         found.setdefault((result.row, result.attack), []).append((TITLES[result.defence], pairs))
     return tuple(
         Gallery(clean(attack), ROWS[row], tuple(columns))
         for (row, attack), columns in found.items()
     )
+
+
+def _first(pictures: Sequence[Picture]) -> Sequence[Picture]:
+    flat = all(one.shape[0] == 1 for one in pictures)
+    return pictures[: MAX_STRIPS if flat else MAX_PICTURES]
 
 
 def _rocs(report: Report) -> tuple[Drawing, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import resources
+from importlib import metadata, resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args
 
-import tacit
 from tacit.attack.scratch import PublicData
 from tacit.attack.workbench import Profile, Workbench
 from tacit.errors import ConfigError
@@ -79,7 +78,7 @@ def digest_of(bench: Workbench) -> Digest:
         bench.data.contract.digest,
         batch.features.tobytes("A"),
         batch.labels.tobytes(),
-        repr((bench.seed, bench.profile, tacit.__version__)).encode(),
+        repr((bench.seed, bench.profile, metadata.version("tacit"))).encode(),
         _own_code(),
     )
     whole = hashlib.sha256(b"tacit attack suite\x00")

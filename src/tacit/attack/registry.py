@@ -112,13 +112,16 @@ def load_attacks(only: Collection[str] = (), modules: Sequence[str] = ()) -> tup
 
 
 def attacks_of(module: str) -> tuple[Attack, ...]:
-    """What a module exports as ``ATTACKS``; nothing if there is no such module.
+    """What a module, or its submodule ``attacks``, exports as ``ATTACKS``; nothing if there is no such module.
 
     Raises:
         ConfigError: It needs a package that is not installed.
     """
     try:
-        return tuple(import_module(module).ATTACKS)
+        found = import_module(module)
+        if not hasattr(found, "ATTACKS"):
+            found = import_module(f"{module}.attacks")
+        return tuple(found.ATTACKS)
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing == module:

@@ -6,11 +6,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import rfc8785
 
-import tacit
 from tacit.attack.cells import CellResult
 from tacit.attack.codec import encode_estimate, plain
 from tacit.attack.defences import TITLES, Defence
@@ -120,7 +120,7 @@ class Report:
         return {
             "kind": KIND,
             "format": FORMAT,
-            "version": tacit.__version__,
+            "version": metadata.version("tacit"),
             "digest": setting.digest,
             "job": {"name": setting.job, "digest": setting.job_digest},
             "data": {"contract": setting.data, "records": setting.records},

@@ -17,6 +17,7 @@ __all__ = [
     "Status",
     "Verdict",
     "bound_of",
+    "is_check",
     "judge",
     "overall",
     "unsettled",
@@ -87,6 +88,10 @@ def strength(estimate: Estimate) -> tuple[int, float, float]:
     return SEVERITY[judge(estimate)], gone, estimate.value
 
 
+CHECK = "ratio"
+"""Unit of a figure that compares what is seen with what is specified; 1 where all is well."""
+
+
 @dataclass(frozen=True, slots=True)
 class CellView:
     """A cell of the report: one row, one column.
@@ -109,6 +114,17 @@ class CellView:
     reason: str = ""
     alarms: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
+    compared: int = 0
+    """How many attacks the strongest one was chosen from; checks are none of them."""
+
+
+def is_check(result: CellResult) -> bool:
+    """Whether an attack only checks that a protection does what it says: its first figure is a ratio.
+
+    It speaks by alarms, and is never the strongest attack of a row.
+    """
+    measured = result.findings.measured if result.findings else {}
+    return bool(measured) and next(iter(measured.values())).unit == CHECK
 
 
 def view_cell(results: Sequence[CellResult]) -> CellView:
@@ -129,9 +145,10 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     heads = [
         (result.attack, *next(iter(result.findings.measured.items())))
         for result in results
-        if result.findings and result.findings.measured
+        if result.findings and result.findings.measured and not is_check(result)
     ]
     if not heads:
+        failed = failed or ["checks only, and no attack"]
         verdict: Verdict = "alarm" if alarms else "not measured"
         return CellView(verdict, reason="; ".join(failed), alarms=alarms, attacks=names)
     attack, metric, estimate = max(heads, key=lambda head: strength(head[2]))
@@ -142,7 +159,8 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
         verdict = "not measured"
     if alarms:
         verdict = "alarm"
-    return CellView(verdict, attack, metric, estimate, "; ".join(failed), alarms, names)
+    reason = "; ".join(failed)
+    return CellView(verdict, attack, metric, estimate, reason, alarms, names, len(heads))
 
 
 def unsettled(estimate: Estimate) -> bool:
@@ -165,8 +183,8 @@ def overall(
 
     ``red``: an alarm in any cell; or in Tacit's own column a cell that is not measured, or a broken one in a
     row of which something is promised; or that column was not run at all. ``open``: nothing of that, but in
-    Tacit's column an attack works of which nothing is promised, or a figure has too few trials to say
-    anything. ``green``: neither.
+    Tacit's column an attack works of which nothing is promised, or does better than chance without a bound,
+    or has too few trials to say anything. ``green``: neither.
     """
     red = [
         f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
@@ -175,19 +193,28 @@ def overall(
     ]
     opened: list[str] = []
     for row in rows:
-        cell = cells.get((row, "tacit"))
-        if cell is None:
-            red.append(f"{row} was not run under Tacit")
-        elif cell.verdict == "not measured":
-            red.append(f"{row} is not measured under Tacit: {cell.reason}")
-        elif cell.verdict == "broken" and row in PROMISED:
-            red.append(f"{row}: {cell.attack} works against Tacit")
-        elif cell.verdict == "broken":
-            opened.append(f"{row}: {cell.attack} works against Tacit, which promises nothing of it")
-        elif cell.estimate is not None and unsettled(cell.estimate):
-            opened.append(f"{row}: too few trials; {cell.attack} may do far better than chance")
+        bad, unclear = _own(row, cells.get((row, "tacit")))
+        red += [f"{row}: {bad}"] if bad else []
+        opened += [f"{row}: {unclear}"] if unclear else []
     if not rows:
         red.append("no row was run")
     if red:
         return "red", tuple(red)
     return ("open", tuple(opened)) if opened else ("green", ())
+
+
+def _own(row: str, cell: CellView | None) -> tuple[str, str]:
+    """Of a cell in Tacit's own column: why it makes the table red, and why open; empty if it does not."""
+    if cell is None:
+        return "not run under Tacit", ""
+    if cell.verdict == "not measured":
+        return f"not measured under Tacit: {cell.reason}", ""
+    if cell.verdict == "broken":
+        works = f"{cell.attack} works against Tacit"
+        return (works, "") if row in PROMISED else ("", f"{works}, which promises nothing of it")
+    unclear = ""
+    if cell.estimate is not None and cell.verdict == "leaks" and bound_of(cell.estimate) is None:
+        unclear = f"{cell.attack} does better than chance, and nothing bounds it"
+    elif cell.estimate is not None and unsettled(cell.estimate):
+        unclear = f"too few trials; {cell.attack} may do far better than chance"
+    return "", unclear

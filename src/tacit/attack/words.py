@@ -22,23 +22,10 @@ __all__ = [
 ]
 
 WORDS: dict[str, dict[Verdict, str]] = {
-    "malicious-server": {
-        "broken": "succeeds",
-        "leaks": "succeeds at times",
-    },
-    "poisoning": {
-        "broken": "works",
-        "leaks": "works at times",
-    },
-    "metadata": {
-        "broken": "visible",
-        "leaks": "partly visible",
-    },
-    "formal-epsilon": {
-        "broken": "broken",
-        "leaks": "within epsilon",
-        "at chance": "nothing shown",
-    },
+    "malicious-server": {"broken": "succeeds", "leaks": "above chance"},
+    "poisoning": {"broken": "works", "leaks": "above chance"},
+    "metadata": {"broken": "visible", "leaks": "above chance"},
+    "formal-epsilon": {"leaks": "within epsilon", "at chance": "nothing shown"},
 }
 """What a verdict is called in rows where the common word would not fit."""
 
@@ -47,7 +34,8 @@ MEANING: dict[Verdict, str] = {
     "broken": "the whole interval lies above what theory allows, or, where theory allows everything, "
     "clearly above chance",
     "not measured": "an attack failed, is missing, or has nothing to compare with; that is no good news",
-    "leaks": "the whole interval lies above chance, and theory allows as much, or it lies above by little",
+    "leaks": "the whole interval lies above chance; theory allows as much, or, where nothing bounds it, the "
+    "interval is too wide to say how far",
     "at chance": "the interval holds chance, or lies below it: these trials cannot tell the attack from "
     "guessing; the upper end of the interval says what they cannot rule out",
 }
@@ -158,9 +146,11 @@ def _against(verdict: Verdict, estimate: Estimate) -> str:
 
 
 def _several(cell: CellView) -> str:
-    if len(cell.attacks) < 2:
+    if cell.compared < 2:
         return ""
-    return f" The strongest of {len(cell.attacks)} attacks; its interval is that of one attack by itself."
+    return (
+        f" The strongest of {cell.compared} attacks; its interval is that of one attack by itself."
+    )
 
 
 def headline(
@@ -174,7 +164,7 @@ def headline(
     chance, above = own.count("at chance"), own.count("leaks")
     text = f"Of {_counted(len(own), 'row')} under Tacit, {chance} cannot be told from chance in these trials"
     if above:
-        text += f", {above} above chance by no more than theory allows, or by little"
+        text += f", {above} above chance"
     if status == "open":
         return f"Open: nothing that is promised was broken, but something is not settled. {text}.{part}"
     return f"Green. {text}.{part}"
