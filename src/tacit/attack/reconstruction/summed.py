@@ -24,7 +24,7 @@ __all__ = ["attack_summed", "records_of_sum"]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-LINEAR_ROUNDS = 10
+LINEAR_ROUNDS = 8
 """A linear model's sum has too few coordinates for many records: that many rounds make up for it."""
 
 PRIOR_WEIGHT = 1e-7
