@@ -14,7 +14,16 @@ from tacit.attack.reconstruction.gradients import Updates
 if TYPE_CHECKING:
     from tacit.attack.reconstruction.modules import ModuleUpdates
 
-__all__ = ["Match", "Observed", "Prior", "Search", "blocks", "cosine_descent", "gauss_newton", "search"]
+__all__ = [
+    "Match",
+    "Observed",
+    "Prior",
+    "Search",
+    "blocks",
+    "cosine_descent",
+    "gauss_newton",
+    "search",
+]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]

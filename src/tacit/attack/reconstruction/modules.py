@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call, grad, jacfwd, vmap
+from torch.func import functional_call, grad, grad_and_value, jacfwd, vmap
 
 from tacit.attack.reconstruction.gradients import LocalSteps
 from tacit.learn.torch_model import TorchModel
 
-__all__ = ["ModuleUpdates"]
+__all__ = ["ModuleUpdates", "class_slopes"]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -81,6 +81,31 @@ class ModuleUpdates:
         parts = torch.split(theta, [shape.numel() for shape in self._shapes.values()])
         named = zip(self._shapes.items(), parts, strict=True)
         return {name: part.reshape(shape) for (name, shape), part in named}
+
+
+def class_slopes(
+    model: TorchModel, theta: Floats, x: Floats, classes: Labels
+) -> tuple[Floats, Floats]:
+    """Log probabilities of classes and their derivatives by the records: ``float64[n]``, ``float64[n, k]``.
+
+    Args:
+        model: The module.
+        theta: Its parameters, ``float64[d]``.
+        x: Records, ``float64[n, k]``.
+        classes: One each, ``int64[n]``.
+    """
+    module, _, shapes = model.exact_copy()
+    parts = torch.split(torch.from_numpy(theta.copy()), [s.numel() for s in shapes.values()])
+    named = zip(shapes.items(), parts, strict=True)
+    parameters = {name: part.reshape(shape) for (name, shape), part in named}
+
+    def likely(record: Tensor, label: Tensor) -> Tensor:
+        logits = functional_call(module, parameters, (record[None],))[0]
+        return torch.log_softmax(logits, dim=0).gather(0, label[None])[0]
+
+    records, labels = torch.from_numpy(x.copy()), torch.from_numpy(classes.copy())
+    slopes, values = vmap(grad_and_value(likely))(records, labels)
+    return values.detach().numpy(), slopes.detach().numpy()
 
 
 def _tensors(theta: Floats, x: Floats, y: Labels) -> tuple[Tensor, Tensor, Tensor]:

@@ -202,7 +202,14 @@ def columns_rate(pool: Pool, rows: Rows, found: Floats, how: str) -> Estimate:
     low = max(0.0, min(exact.low if spread == 0.0 else value - reach, value))
     high = min(1.0, max(exact.high if spread == 0.0 else value + reach, value))
     return Estimate(
-        value, low, high, pool.null_columns, None, len(shares), "share", f"two standard errors; {how}"
+        value,
+        low,
+        high,
+        pool.null_columns,
+        None,
+        len(shares),
+        "share",
+        f"two standard errors; {how}",
     )
 
 

@@ -76,10 +76,16 @@ def attack_planted(bench: Workbench, defence: Defence, on_progress: OnProgress) 
         return Findings("malicious server", {}, (note,))
     if defence == "tacit":
         return _refused(bench, defence, on_progress)
-    shapes = {"demo": ((8, 8),), "quick": ((8, 1), (8, 8)), "full": ((8, 1), (16, 1), (8, 8), (16, 8))}
+    shapes: dict[str, tuple[tuple[int, int], ...]] = {
+        "demo": ((8, 8),),
+        "quick": ((8, 1), (8, 8)),
+        "full": ((8, 1), (16, 1), (8, 8), (16, 8)),
+    }
     runs = bench.pick(1, 3, 10)
+    if defence == "noise" and bench.profile != "full":  # many rounds, until everybody was sampled
+        shapes, runs = {bench.profile: ((8, 8),)}, bench.pick(1, 2, 2)
     tallies: dict[tuple[int, int], list[_Tally]] = {}
-    chosen = shapes[bench.profile]
+    chosen: tuple[tuple[int, int], ...] = shapes[bench.profile]
     for place, shape in enumerate(chosen):
         for number in range(runs):
             tallies.setdefault(shape, []).append(_plant(bench, defence, *shape, number))
@@ -87,16 +93,14 @@ def attack_planted(bench: Workbench, defence: Defence, on_progress: OnProgress) 
     return _findings(defence, tallies)
 
 
-def _plant(
-    bench: Workbench, defence: Defence, sites: int, each: int, number: int
-) -> _Tally:
+def _plant(bench: Workbench, defence: Defence, sites: int, each: int, number: int) -> _Tally:
     """One run over records that the server does not know, ``each`` at every site."""
     generator = bench.generator("planted", sites, each, number)
     rows = generator.choice(len(bench.data), sites * each, replace=False).astype(np.int64)
     holdings = list(rows.reshape(sites, each))
     rounds, training = 1, {"algorithm": "sgd", "learning_rate": UNMOVED}
     if defence == "noise":
-        rounds = min(bench.job.rounds, 4 if bench.job.privacy.sampling_rate >= 0.5 else 10)
+        rounds = min(bench.job.rounds, 4 if bench.job.privacy.sampling_rate >= 0.5 else 8)
     if defence == "tacit":
         rounds = bench.pick(2, 4, 8)
     job = job_for(
@@ -214,6 +218,7 @@ def _refused(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Fin
         on_progress(0.4 + 0.6 * (number + 1) / runs)
     pool, plan = tallies[0].pool, tallies[0].transcript.plan
     guesses = min(1.0, BINS / len(pool))
+    told_steered, steered_sites = len(steered.told), len(steered.trained)
     rate = shared_draws(
         [int(tally.recovered.sum()) for tally in tallies],
         [len(tally.rows) for tally in tallies],
@@ -225,6 +230,14 @@ def _refused(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Fin
     trained_rate = proportion(
         trained, told, null=None, ceiling=0.0, how="sites that trained on a crafted model"
     )
+    measured = {"malicious_server.rate": rate, "malicious_server.trained": trained_rate}
+    if told_steered:
+        measured["malicious_server.steered"] = proportion(
+            steered_sites,
+            told_steered,
+            null=None,
+            how="sites that trained on a forged sum of plausible length; one site a round re-adds sums",
+        )
     first = tallies[0]
     shown = _assigned(pool, first.found, first.rows[:6])
     notes.append(
@@ -232,7 +245,7 @@ def _refused(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Fin
     )
     return Findings(
         adversary=f"malicious leader + {plan.max_colluding} helper(s)",
-        measured={"malicious_server.rate": rate, "malicious_server.trained": trained_rate},
+        measured=measured,
         notes=tuple(notes),
         alarms=("crafted-model",) if trained else (),
         pictures=pictures_of(pool, first.rows[:6], shown),

@@ -162,9 +162,7 @@ def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress
     firsts[rounds] = int((scores[:, 0] > scores[:, 1:].max(axis=1)).sum())
     shown = np.arange(min(len(targets), bench.pick(4, 8, 16)))
     found = _reconstructed(bench, transcript, view, pool, kept, targets, shown)
-    return _Run(
-        transcript.plan, pool, targets, found, shown, firsts, len(kept), amount + 1
-    )
+    return _Run(transcript.plan, pool, targets, found, shown, firsts, len(kept), amount + 1)
 
 
 def _scores(

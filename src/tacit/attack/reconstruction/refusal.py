@@ -103,9 +103,7 @@ def forged_sum(crafted: Floats, *, within_bound: bool) -> Lie:
         within_bound: Keep below the largest norm that a site accepts, and steer only part of the way.
     """
 
-    def lie(
-        scratch: ScratchFederation, message: Received, envelope: Envelope
-    ) -> Envelope | None:
+    def lie(scratch: ScratchFederation, message: Received, envelope: Envelope) -> Envelope | None:
         body: RoundStart = message.body
         if body.previous is None or scratch.leader.model is None:
             return None
@@ -164,4 +162,3 @@ def _signed(
         log=header.log,
     )
     return sign_message(channel, receiver, body, round_number=message.round, chunks=chunks)
-
