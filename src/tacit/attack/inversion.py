@@ -137,7 +137,8 @@ def inverted(
     first, second = np.zeros_like(z), np.zeros_like(z)
 
     def records(z: Floats) -> Floats:
-        return np.clip(prior.means + np.einsum("nij,nj->ni", spread, z), -1.0, 1.0)
+        made: Floats = np.clip(prior.means + np.einsum("nij,nj->ni", spread, z), -1.0, 1.0)
+        return made
 
     for step in range(1, STEPS + 1):
         _, slope = _slopes(workload, theta, records(z), classes)
@@ -154,7 +155,7 @@ def _features(workload: Workload) -> int:
     model = workload.model.model
     if isinstance(model, LogisticRegression):
         return int(model.tensors(np.zeros(model.dimension))["weight"].shape[1])
-    from tacit.learn.torch_model import TorchModel
+    from tacit.learn.torch_model import TorchModel  # noqa: PLC0415 - torch is optional
 
     if not isinstance(model, TorchModel):
         raise ValueError(f"{type(model).__name__} cannot be inverted")
@@ -171,8 +172,8 @@ def _slopes(workload: Workload, theta: Floats, x: Floats, classes: Rows) -> tupl
             weights = np.concatenate([np.zeros_like(weights), weights])
         own = shares[np.arange(len(x)), classes]
         return np.log(np.maximum(own, 1e-300)), weights[classes] - shares @ weights
-    from tacit.attack.reconstruction.modules import class_slopes
-    from tacit.learn.torch_model import TorchModel
+    from tacit.attack.reconstruction.modules import class_slopes  # noqa: PLC0415 - torch is optional
+    from tacit.learn.torch_model import TorchModel  # noqa: PLC0415 - torch is optional
 
     assert isinstance(model, TorchModel)
     return class_slopes(model, theta, x, classes)

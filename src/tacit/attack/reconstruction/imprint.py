@@ -72,11 +72,11 @@ class ImprintModel:
 
     def gradients(self, theta: Floats, x: Features, y: Labels) -> Floats:
         """See ``Model.gradients``."""
-        x = np.asarray(x, dtype=np.float64)
-        active, shares = self._forward(theta, x)
+        inputs: Floats = np.asarray(x, dtype=np.float64)
+        active, shares = self._forward(theta, inputs)
         shares[np.arange(len(y)), y] -= 1.0
         errors = active * (shares @ self._logits)[:, None]
-        weights = (errors[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+        weights = (errors[:, :, None] * inputs[:, None, :]).reshape(len(x), -1)
         return np.concatenate([weights, errors], axis=1)
 
     def gradient_parts(self, theta: Floats, x: Features, y: Labels) -> list[Part]:
@@ -131,10 +131,10 @@ def planted_model(
         generator: The attacker's.
         feature_map: The job's.
     """
-    direction = generator.standard_normal(known.shape[1])
-    direction *= FAINT / (bins * float(np.abs(known @ direction).max()))
+    direction: Floats = np.asarray(generator.standard_normal(known.shape[1]))
+    direction = direction * FAINT / (bins * float(np.abs(known @ direction).max()))
     places = np.sort(known @ direction)
-    inner = np.quantile(places, np.linspace(0.0, 1.0, bins + 2)[1:-1])
+    inner: Floats = np.asarray(np.quantile(places, np.linspace(0.0, 1.0, bins + 2)[1:-1]))
     inner[0] = min(inner[0], places[0] - 0.1 * (places[-1] - places[0]))
     inner = np.maximum.accumulate(inner)
     model = ImprintModel(direction, inner, classes)

@@ -96,6 +96,7 @@ def attack_planted(bench: Workbench, defence: Defence, on_progress: OnProgress) 
 def _plant(bench: Workbench, defence: Defence, sites: int, each: int, number: int) -> _Tally:
     """One run over records that the server does not know, ``each`` at every site."""
     generator = bench.generator("planted", sites, each, number)
+    each = max(1, min(each, len(bench.data) // (2 * sites)))
     rows = generator.choice(len(bench.data), sites * each, replace=False).astype(np.int64)
     holdings = list(rows.reshape(sites, each))
     rounds, training = 1, {"algorithm": "sgd", "learning_rate": UNMOVED}
@@ -164,7 +165,7 @@ def _findings(defence: Defence, tallies: dict[tuple[int, int], list[_Tally]]) ->
         f"Tacit's model check, over the real protocol. The adversary sees {what}.",
     )
     points = tuple((float(a * b), rate((a, b))) for a, b in sorted(tallies))
-    curves = ()
+    curves: tuple[Curve, ...] = ()
     if len(points) > 1:
         curves = (Curve("malicious_server.rate", "records in all sites", points),)
     shown = _assigned(pool, first.found, first.rows[:6])

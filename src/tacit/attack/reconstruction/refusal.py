@@ -84,7 +84,8 @@ def tell(scratch: ScratchFederation, lie: Lie, round_number: int) -> Outcome:
 
 def another_model(crafted: Floats) -> Lie:
     """The round trains, it says, on the crafted weights."""
-    state = ServerState(crafted, *(np.zeros_like(crafted) for _ in range(3)), averaged=0, steps=0)
+    zero = np.zeros_like(crafted)
+    state = ServerState(crafted, zero, zero, zero, averaged=0, steps=0)
 
     def lie(scratch: ScratchFederation, message: Received, envelope: Envelope) -> Envelope:
         body = dataclasses.replace(message.body, model=state.digest)

@@ -166,7 +166,7 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
         f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update.",
         f"Of {named} candidates named as members of sums of {largest}, {strangers} were not.",
     )
-    curves = ()
+    curves: tuple[Curve, ...] = ()
     if len(tallies) > 1:
         curves = tuple(
             Curve(metric, "sites in a sum", tuple((float(size), one(size)) for size in tallies))
