@@ -148,6 +148,11 @@ class Recorder:
         self._seen.append((message, envelope))
         return envelope
 
+    @property
+    def states(self) -> Mapping[int, ServerState]:
+        """The leader's model by round, as far as rounds were started."""
+        return self._states
+
     def transcript(
         self,
         terms: Terms,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tacit.attack.defences import DEFENCES, Defence
 from tacit.attack.findings import Attack, Findings, OnProgress
 from tacit.attack.reconstruction.opened import attack_opened
+from tacit.attack.reconstruction.planted import attack_planted
 from tacit.attack.reconstruction.private import attack_private
 from tacit.attack.reconstruction.summed import attack_summed
 from tacit.attack.workbench import Workbench
@@ -24,4 +25,7 @@ def reconstruct(bench: Workbench, defence: Defence, on_progress: OnProgress) -> 
     return attack_opened(bench, defence, on_progress)
 
 
-ATTACKS: tuple[Attack, ...] = (Attack("reconstruction", "records", reconstruct, DEFENCES),)
+ATTACKS: tuple[Attack, ...] = (
+    Attack("reconstruction", "records", reconstruct, DEFENCES),
+    Attack("malicious-server", "planted-layer", attack_planted, DEFENCES),
+)

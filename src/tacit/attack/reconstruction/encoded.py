@@ -42,9 +42,7 @@ def encoded_rows(
     return np.concatenate(blocks)
 
 
-def _block(
-    workload: Workload, plan: Plan, state: ServerState, x: Floats, y: Integers
-) -> Integers:
+def _block(workload: Workload, plan: Plan, state: ServerState, x: Floats, y: Integers) -> Integers:
     model, code = workload.model.model, workload.coordinates.row
     theta, scale = workload.complete(state.theta), state.clip_scale
     if workload.job.training.algorithm == "fedavg":
@@ -71,9 +69,7 @@ def _updates(workload: Workload, theta: Floats, x: Floats, y: Integers) -> Float
     )
     seed, model = bytes(32), workload.model.model  # the order of one record is no secret
     rows = [
-        layout.shared(
-            local_update(model, theta, x[i : i + 1], y[i : i + 1], settings, seed)
-        )
+        layout.shared(local_update(model, theta, x[i : i + 1], y[i : i + 1], settings, seed))
         for i in range(len(y))
     ]
     return np.stack(rows)

@@ -50,7 +50,7 @@ class Updates(Protocol):
         ...
 
 
-def updates_of(workload: Workload, local: LocalSteps = LocalSteps()) -> Updates:  # noqa: B008
+def updates_of(workload: Workload, local: LocalSteps = LocalSteps()) -> Updates:
     """The updates of a workload's model; local layers are not supported.
 
     Raises:
@@ -61,8 +61,8 @@ def updates_of(workload: Workload, local: LocalSteps = LocalSteps()) -> Updates:
         raise ValueError("the model keeps layers at the sites")
     if isinstance(model, LogisticRegression):
         return LogisticUpdates(model, local)
-    from tacit.attack.reconstruction.modules import ModuleUpdates
-    from tacit.learn.torch_model import TorchModel
+    from tacit.attack.reconstruction.modules import ModuleUpdates  # noqa: PLC0415 - torch is optional
+    from tacit.learn.torch_model import TorchModel  # noqa: PLC0415 - torch is optional
 
     if isinstance(model, TorchModel):
         return ModuleUpdates(model, local)
@@ -80,7 +80,7 @@ class LogisticUpdates:
         local: Local training; derivatives are those of its first step.
     """
 
-    def __init__(self, model: LogisticRegression, local: LocalSteps = LocalSteps()) -> None:  # noqa: B008
+    def __init__(self, model: LogisticRegression, local: LocalSteps = LocalSteps()) -> None:
         weight = model.tensors(np.zeros(model.dimension))["weight"]
         self._outputs, self._features = weight.shape
         self._local = local
@@ -88,7 +88,7 @@ class LogisticUpdates:
     @property
     def features(self) -> int:
         """Length of a record."""
-        return self._features
+        return int(self._features)
 
     def rows(self, theta: Floats, x: Floats, y: Labels) -> Floats:
         """See ``Updates``."""

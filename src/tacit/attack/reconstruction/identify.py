@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-
-__all__ = ["evidence", "members_of_sum", "of_single", "sampled"]
+__all__ = ["evidence", "if_sampled", "members_of_sum", "of_single", "sampled"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -77,11 +76,22 @@ def evidence(
     totals = np.zeros(candidates.shape[1])
     for residual, rows in zip(residuals, candidates, strict=True):
         fit = (rows @ residual - 0.5 * (rows * rows).sum(axis=1)) / noise_std**2
-        if sampling_rate >= 1.0:
-            totals += fit
-        else:
-            totals += np.logaddexp(np.log1p(-sampling_rate), np.log(sampling_rate) + fit)
+        totals += if_sampled(fit, sampling_rate)
     return totals
+
+
+def if_sampled(fit: Floats, sampling_rate: float) -> Floats:
+    """Log likelihood ratios of one round, when a present record is in it with a probability.
+
+    Args:
+        fit: What they are if it is, any shape.
+        sampling_rate: In (0, 1].
+    """
+    if sampling_rate >= 1.0:
+        return fit
+    with np.errstate(under="ignore"):
+        found: Floats = np.logaddexp(np.log1p(-sampling_rate), np.log(sampling_rate) + fit)
+    return found
 
 
 def sampled(total: Integers, rows: Integers) -> NDArray[np.bool_] | None:

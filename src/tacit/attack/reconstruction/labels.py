@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ def first_linear(layout: Layout, features: int) -> tuple[slice, slice] | None:
     """
     start = 0
     shared = [entry for entry in layout.entries if entry.role == "shared"]
-    for entry, after in zip(shared, shared[1:], strict=False):
+    for entry, after in pairwise(shared):
         end = start + entry.size
         if len(entry.shape) == 2 and entry.shape[1] == features and after.shape == entry.shape[:1]:
             return slice(start, end), slice(end, end + after.size)

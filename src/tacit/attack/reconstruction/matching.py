@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag  # type: ignore[import-untyped]
 
 from tacit.attack.reconstruction.gradients import Updates
 
-if TYPE_CHECKING:
-    from tacit.attack.reconstruction.modules import ModuleUpdates
-
-__all__ = ["Match", "Observed", "Prior", "Search", "blocks", "cosine_descent", "gauss_newton", "search"]
+__all__ = [
+    "Match",
+    "Observed",
+    "Prior",
+    "Search",
+    "gauss_newton",
+    "search",
+]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -58,12 +62,11 @@ class Prior:
     def residual(self, x: Floats) -> Floats:
         """``float64[n k]``."""
         found = np.einsum("nij,nj->ni", self.whitening, x - self.means)
-        return float(np.sqrt(self.weight)) * found.ravel()
+        scaled: Floats = float(np.sqrt(self.weight)) * found.ravel()
+        return scaled
 
     def jacobian(self) -> Floats:
         """``float64[n k, n k]``."""
-        from scipy.linalg import block_diag  # type: ignore[import-untyped]
-
         found: Floats = np.sqrt(self.weight) * block_diag(*self.whitening)
         return found
 
@@ -244,66 +247,3 @@ class _Problem:
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         scale: Floats = np.maximum(lengths, 1e-300) * np.sqrt(len(lengths))
         return scale
-
-
-def cosine_descent(
-    updates: ModuleUpdates,
-    seen: Observed,
-    start: Floats,
-    *,
-    iterations: int,
-    rate: float = 0.1,
-    variation: float = 1e-3,
-    image: tuple[int, int] | None = None,
-    bound: float = 1.0,
-) -> Match:
-    """Signed Adam on the cosine distance of updates and the records' total variation.
-
-    For models too large for Gauss-Newton, whose cost grows with the cube of the unknowns; slower and less
-    exact. The rate decays by ten times at 3/8, 5/8 and 7/8 of the way.
-
-    Args:
-        updates: Of a module.
-        seen: What was seen.
-        start: ``float64[n, k]``.
-        iterations: Steps.
-        rate: Of Adam.
-        variation: Weight of total variation.
-        image: Height and width, for total variation; none otherwise.
-        bound: Largest magnitude of a feature.
-
-    Reference:
-        Geiping et al. 2020, "Inverting gradients", section 4.
-    """
-    import torch
-
-    theta, target, labels = (
-        torch.from_numpy(np.array(part)) for part in (seen.theta, seen.updates, seen.labels)
-    )
-    records = torch.from_numpy(start.copy()).requires_grad_(True)
-    optimiser = torch.optim.Adam([records], lr=rate)
-    marks = [int(iterations * share) for share in (0.375, 0.625, 0.875)]
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, marks, 0.1)
-    cost = torch.ones(())
-    for _ in range(iterations):
-        made = updates.differentiable(theta, records, labels).sum(dim=1)
-        cost = 1.0 - torch.nn.functional.cosine_similarity(made, target, dim=1).mean()
-        loss = cost
-        if image is not None and variation:
-            pixels = records.reshape(-1, *image)
-            loss = loss + variation * (
-                pixels.diff(dim=1).abs().mean() + pixels.diff(dim=2).abs().mean()
-            )
-        (slope,) = torch.autograd.grad(loss, records)
-        records.grad = slope.sign()
-        optimiser.step()
-        schedule.step()
-        with torch.no_grad():
-            records.clamp_(-bound, bound)
-    return Match(records.detach().numpy(), 2.0 * float(cost.detach()))
-
-
-def blocks(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most so many of ``count``."""
-    for start in range(0, count, size):
-        yield slice(start, min(count, start + size))

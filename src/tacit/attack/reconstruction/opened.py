@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +24,20 @@ from tacit.attack.reconstruction.pool import Pool, psnr
 from tacit.attack.reconstruction.runs import SITES, SingleRun, run_singles
 from tacit.attack.workbench import Workbench
 
-__all__ = ["attack_opened", "caption", "record_of_update"]
+__all__ = [
+    "attack_opened",
+    "caption",
+    "columns_rate",
+    "criterion",
+    "pictures_of",
+    "record_of_update",
+]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+GAUSS_NEWTON_ELEMENTS = 2**25
+"""Most elements of the derivatives of updates by a record: 256 MB."""
 
 _MISSED = 0.01
 """Chance that a record is in none of the rounds that are seen, where rounds sample."""
@@ -74,7 +83,7 @@ def attack_opened(bench: Workbench, defence: Defence, on_progress: OnProgress) -
             points.append((float(number), _rate(pool, some)))
             on_progress(done)
     on_progress(1.0)
-    return _findings(bench, defence, pool, main, tuple(points))
+    return _findings(defence, pool, main, tuple(points))
 
 
 def _attack(
@@ -136,7 +145,8 @@ def record_of_update(
     layer = first_linear(layout, updates.features)
     if layer is not None:
         weight, bias = (slope[:, part] for part in layer)
-        return input_of_linear(weight.reshape(-1, updates.features), bias.ravel())
+        stacked = weight.reshape(-1, updates.features)
+        return input_of_linear(stacked, bias.ravel())
     bias_of_logits = last_bias(layout, classes)
     labels = range(classes)
     if bias_of_logits is not None:
@@ -146,9 +156,27 @@ def record_of_update(
     best = Match(np.zeros((1, updates.features)), math.inf)
     for label in labels:
         target = Observed(theta[:3], seen[:3], np.array([label], dtype=np.int64), scaled=True)
-        tried = search(updates, target, generator, how)
+        tried = _matched(run.pool, updates, target, generator, how)
         best = tried if tried.cost < best.cost else best
-    return best.records[0]
+    first: Floats = best.records[0]
+    return first
+
+
+def _matched(
+    pool: Pool, updates: Updates, target: Observed, generator: np.random.Generator, how: Search
+) -> Match:
+    """By Gauss-Newton, or where its derivatives would not fit into memory by the slower signed Adam."""
+    if target.theta.size * updates.features <= GAUSS_NEWTON_ELEMENTS:
+        return search(updates, target, generator, how)
+    from tacit.attack.reconstruction.modules import (  # noqa: PLC0415 - torch is optional
+        ModuleUpdates,
+        cosine_descent,
+    )
+
+    if not isinstance(updates, ModuleUpdates):
+        return search(updates, target, generator, how)
+    start = 0.5 * generator.uniform(-1.0, 1.0, (len(target), updates.features))
+    return cosine_descent(updates, target, start, iterations=300, image=pool.image)
 
 
 def _named(
@@ -202,12 +230,18 @@ def columns_rate(pool: Pool, rows: Rows, found: Floats, how: str) -> Estimate:
     low = max(0.0, min(exact.low if spread == 0.0 else value - reach, value))
     high = min(1.0, max(exact.high if spread == 0.0 else value + reach, value))
     return Estimate(
-        value, low, high, pool.null_columns, None, len(shares), "share", f"two standard errors; {how}"
+        value,
+        low,
+        high,
+        pool.null_columns,
+        None,
+        len(shares),
+        "share",
+        f"two standard errors; {how}",
     )
 
 
 def _findings(
-    bench: Workbench,
     defence: Defence,
     pool: Pool,
     main: _Result,
@@ -233,11 +267,9 @@ def _findings(
     if pool.mapped:
         notes.append("The model sees fixed features: reconstructions are of these, not of columns.")
     curves = (Curve("reconstruction.rate", "local steps", points),) if len(points) > 1 else ()
-    adversary: Callable[[Defence], str] = lambda column: (  # noqa: E731
-        "server that holds every helper's key" if column == "noise" else "leader"
-    )
+    adversary = "server that holds every helper's key" if defence == "noise" else "leader"
     return Findings(
-        adversary=adversary(defence),
+        adversary=adversary,
         measured=measured,
         notes=tuple(notes),
         pictures=pictures_of(pool, main.rows, main.found),

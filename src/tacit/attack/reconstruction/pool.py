@@ -143,19 +143,22 @@ class Pool:
         kernel[np.diag_indices_from(kernel)] += RIDGE
         weights = np.linalg.solve(kernel, lengths - lengths.mean())
         found: Floats = ((_quadratic(directions) - mean) / spread) @ (inputs.T @ weights)
-        return found + lengths.mean()
+        predicted: Floats = found + lengths.mean()
+        return predicted
 
     def nearest(self, values: Floats) -> Rows:
         """The row of the pool nearest to each, ``int64[n]``."""
         squares = (self.values**2).sum(axis=1)
         distances = squares[None, :] - 2.0 * values @ self.values.T
-        return np.argmin(distances, axis=1).astype(np.int64)
+        places: Rows = np.argmin(distances, axis=1).astype(np.int64)
+        return places
 
     def close(self, values: Floats, rows: Rows) -> NDArray[np.bool_]:
         """Which of them are good enough by themselves, whatever lies nearest: ``bool[n]``."""
         if self.image is not None:
             return psnr(values, self.values[rows]) > PSNR_FLOOR
-        return (np.abs(values - self.values[rows]) <= TOLERANCE).all(axis=1)
+        within: NDArray[np.bool_] = np.abs(values - self.values[rows]) <= TOLERANCE
+        return np.asarray(within.all(axis=1), dtype=np.bool_)
 
     def columns(self, values: Floats, rows: Rows) -> Floats:
         """The share of values within the tolerance, by record: ``float64[n]``."""
@@ -179,8 +182,11 @@ class Pool:
 
     @cached_property
     def null(self) -> float:
-        """Rate of reconstruction without access, the larger of two: the mean of the record's class (without
-        it), and a random other record, which is right once in as many draws as there are records."""
+        """Rate of reconstruction without access.
+
+        The larger of two: the mean of the record's class (without it), and a random record of the pool,
+        which is right once in as many draws as there are records.
+        """
         return max(float(self._class_means_hit.mean()), 1.0 / len(self))
 
     @cached_property

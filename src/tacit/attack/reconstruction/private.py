@@ -13,7 +13,7 @@ from tacit.attack.findings import Curve, Findings, OnProgress
 from tacit.attack.measure import ceiling_of
 from tacit.attack.reconstruction.encoded import encoded_rows
 from tacit.attack.reconstruction.gradients import LocalSteps, updates_of
-from tacit.attack.reconstruction.identify import evidence, sampled
+from tacit.attack.reconstruction.identify import if_sampled, sampled
 from tacit.attack.reconstruction.matching import Search
 from tacit.attack.reconstruction.opened import (
     columns_rate,
@@ -24,7 +24,7 @@ from tacit.attack.reconstruction.opened import (
 from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.runs import SingleRun, shared_draws
 from tacit.attack.transcript import Round, Transcript
-from tacit.attack.view import View, look
+from tacit.attack.view import View
 from tacit.attack.workbench import Workbench
 from tacit.privacy.plan import Plan
 from tacit.types import PartyName
@@ -115,11 +115,12 @@ def attack_private(bench: Workbench, defence: Defence, on_progress: OnProgress) 
     number = bench.pick(1, 2, 12)
     runs = []
     for index in range(number):
-        start = index / number
-        runs.append(
-            _run(bench, defence, index, lambda done, s=start: on_progress(s + done / number))
-        )
-    return _findings(bench, defence, runs)
+
+        def progress(done: float, start: float = index / number) -> None:
+            on_progress(start + done / number)
+
+        runs.append(_run(bench, defence, index, progress))
+    return _findings(defence, runs)
 
 
 def _holdings(bench: Workbench, index: int) -> list[Rows]:
@@ -162,9 +163,7 @@ def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress
     firsts[rounds] = int((scores[:, 0] > scores[:, 1:].max(axis=1)).sum())
     shown = np.arange(min(len(targets), bench.pick(4, 8, 16)))
     found = _reconstructed(bench, transcript, view, pool, kept, targets, shown)
-    return _Run(
-        transcript.plan, pool, targets, found, shown, firsts, len(kept), amount + 1
-    )
+    return _Run(transcript.plan, pool, targets, found, shown, firsts, len(kept), amount + 1)
 
 
 def _scores(
@@ -189,11 +188,7 @@ def _scores(
     own = mine @ seen.noise + (mine * seen.rows).sum(axis=1) - 0.5 * (mine * mine).sum(axis=1)
     rest = (theirs @ seen.noise - 0.5 * (theirs * theirs).sum(axis=1))[None] + seen.rows @ theirs.T
     fit = np.concatenate([own[:, None], rest], axis=1) / variance
-    if rate >= 1.0:
-        return fit
-    with np.errstate(under="ignore"):
-        found: Floats = np.logaddexp(np.log1p(-rate), np.log(rate) + fit)
-    return found
+    return if_sampled(fit, rate)
 
 
 def _reconstructed(
@@ -223,7 +218,7 @@ def _reconstructed(
     return pool.restored(np.stack(found), targets)
 
 
-def _findings(bench: Workbench, defence: Defence, runs: list[_Run]) -> Findings:
+def _findings(defence: Defence, runs: list[_Run]) -> Findings:
     plan, pool, candidates = runs[0].plan, runs[0].pool, runs[0].candidates
     ceiling = ceiling_of(plan)
     last = max(runs[0].firsts)
@@ -270,7 +265,9 @@ def _findings(bench: Workbench, defence: Defence, runs: list[_Run]) -> Findings:
     lost = sum(last - run.rounds for run in runs)
     if lost:
         notes.append(f"{lost} rounds were left out: who was sampled did not follow from them.")
-    known = adversary_of(defence, sorted(f"h{i}" for i in range(plan.helpers)), plan.max_colluding)
+    known = adversary_of(
+        defence, [PartyName(f"helper-{i}") for i in range(plan.helpers)], plan.max_colluding
+    )
     return Findings(
         adversary=f"{known.name} + all other records",
         measured=measured,

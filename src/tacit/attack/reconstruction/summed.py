@@ -24,7 +24,7 @@ __all__ = ["attack_summed", "records_of_sum"]
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
-LINEAR_ROUNDS = 10
+LINEAR_ROUNDS = 8
 """A linear model's sum has too few coordinates for many records: that many rounds make up for it."""
 
 PRIOR_WEIGHT = 1e-7
@@ -166,7 +166,7 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
         f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update.",
         f"Of {named} candidates named as members of sums of {largest}, {strangers} were not.",
     )
-    curves = ()
+    curves: tuple[Curve, ...] = ()
     if len(tallies) > 1:
         curves = tuple(
             Curve(metric, "sites in a sum", tuple((float(size), one(size)) for size in tallies))
