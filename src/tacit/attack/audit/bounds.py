@@ -150,14 +150,16 @@ def gap(scores: Scores, *, delta: float, level: float) -> float:
     if min(len(inside), len(outside)) < 2:
         return 0.0
     within, without = inside.var(ddof=1) / len(inside), outside.var(ddof=1) / len(outside)
+    if without == 0.0:  # No noise at all.
+        return MOST if inside.min() > outside.max() else 0.0
     freedom = (within + without) ** 2 / (
-        within**2 / (len(inside) - 1) + without**2 / (len(outside) - 1) + 1e-300
+        within**2 / (len(inside) - 1) + without**2 / (len(outside) - 1)
     )
     reach = float(stats.t.ppf(1.0 - level / 2.0, freedom)) * math.sqrt(within + without)
     free = len(outside) - 1
     spread = math.sqrt(outside.var(ddof=1) * free / float(stats.chi2.ppf(level / 2.0, free)))
     least = float(inside.mean() - outside.mean()) - reach
-    return Gaussian(delta).epsilon(least / spread if spread > 0.0 else math.inf * np.sign(least))
+    return Gaussian(delta).epsilon(least / spread)
 
 
 def canary_estimate(scores: Scores, *, delta: float) -> float:
