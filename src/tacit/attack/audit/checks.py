@@ -1,4 +1,4 @@
-"""Statistics of recorded runs: is the noise there, fresh and of the right law; are masks used once?
+"""Statistics of recorded runs: whether the noise is there, fresh and of the right law, and masks serve once.
 
 The auditor holds every key of a scratch run, so that it sees each share of noise and each mask. A sound
 system fails any of these tests with probability ``LEVEL`` at most.
@@ -10,11 +10,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
+from tacit.algebra.ring import RingVector
 from tacit.attack.transcript import Transcript
 from tacit.engine.simulator.oracle import seal_info
 
@@ -119,7 +121,7 @@ def shape_is_wrong(vectors: Iterable[Floats], level: float = LEVEL) -> bool:
     return bool(2 * stats.norm.sf(mean) < level / 2)
 
 
-def correlated(vectors: Mapping[tuple[object, ...], Floats], level: float = LEVEL) -> bool:
+def correlated(vectors: Mapping[Any, Floats], level: float = LEVEL) -> bool:
     """Whether noise repeats: between any two vectors, or within one at a small lag or at half its length.
 
     Correlations of independent vectors of length d are Gaussian with variance 1/d, nearly; the exact law
@@ -156,13 +158,13 @@ def reused_masks(transcripts: Sequence[Transcript], level: float = LEVEL) -> boo
     ones are uniform (chi-square).
     """
     bits = transcripts[0].terms.ring.bits
-    uploads = {
+    uploads: dict[tuple[Any, ...], RingVector] = {
         (run, one.number, site): vector
         for run, transcript in enumerate(transcripts)
         for one in transcript.closed
         for site, vector in one.uploads.items()
     }
-    masks = {
+    masks: dict[tuple[Any, ...], RingVector] = {
         (*key, helper): transcripts[key[0]].masks(one, key[2], [helper])[0]
         for key in uploads
         for one in transcripts[key[0]].closed
@@ -180,9 +182,7 @@ def reused_masks(transcripts: Sequence[Transcript], level: float = LEVEL) -> boo
     return any(_not_uniform(a, b, bits, level / len(pairs)) for a, b in pairs)
 
 
-def _not_uniform(
-    a: NDArray[np.unsignedinteger], b: NDArray[np.unsignedinteger], bits: int, level: float
-) -> bool:
+def _not_uniform(a: RingVector, b: RingVector, bits: int, level: float) -> bool:
     difference = (a.astype(np.int64) - b.astype(np.int64)) % (1 << bits)
     counts = np.bincount(difference >> (bits - TOP_BITS), minlength=1 << TOP_BITS)
     return bool(stats.chisquare(counts).pvalue < level)

@@ -79,9 +79,7 @@ class _Evidence:
         }
         if self.curves is not None:
             found["one_run_fdp"] = one_run_fdp(self.first, self.guesses, self.curves, level=level)
-            found["multi_run_gdp"] = multi_run_curves(
-                self.pooled, middle, self.curves, level=level
-            )
+            found["multi_run_gdp"] = multi_run_curves(self.pooled, middle, self.curves, level=level)
         return found
 
 
@@ -147,7 +145,10 @@ def _colluding(plan: Plan, defence: Defence) -> int:
 
 
 def _scores(
-    transcript: Transcript, defence: Defence, canaries: Canaries, coins: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    transcript: Transcript,
+    defence: Defence,
+    canaries: Canaries,
+    coins: np.ndarray[tuple[int], np.dtype[np.bool_]],
 ) -> Scores:
     """Scores in units of one canary's contribution to one round."""
     view = look(transcript, _adversary(transcript, defence))
@@ -202,6 +203,8 @@ def _findings(
     alarms: tuple[str, ...] = ()
     if ceiling is not None:
         sure = evidence.bounds(ALARM_LEVEL)
+        # In a sound system scores are Gaussian: sums of discrete Gaussians, of which gap assumes no more.
+        sure["gap"] = gap(evidence.pooled, delta=evidence.delta, level=ALARM_LEVEL)
         alarms = ("epsilon-exceeded",) if max(sure.values()) > ceiling * ROUNDING else ()
     return Findings(
         adversary=_adversary(transcript, defence).name,

@@ -8,7 +8,10 @@ Alarms: ``noise-too-small``, ``noise-too-large``, ``noise-not-gaussian``, ``nois
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -34,7 +37,10 @@ from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Address, Channel, Envelope, open_message, sign_message
 from tacit.wire.messages import MaskRequest, MaskSum
 
-__all__ = ["audit_protocol"]
+__all__ = ["PARTS", "Part", "audit_protocol"]
+
+Part = Literal["noise", "masks", "clip", "cohorts", "redaction"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 WIDTH = 4
 """Coordinates of a loud canary: clipped one by one and not as a whole, it is twice too long."""
@@ -45,13 +51,34 @@ RARE = 0.05
 """Below this sampling rate a run of a few rounds may sample no canary: clipping is then tried at rate 1."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Report:
-    """What has been found so far."""
+    """One audit: what it works on, and what it has found so far.
 
+    Args:
+        bench: The job under attack.
+        defence: The column.
+        measured: Figures.
+        alarms: What is broken.
+        notes: What could not be tried, and where something was found.
+    """
+
+    bench: Workbench
+    defence: Defence
     measured: dict[str, Estimate] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def transcripts(self) -> list[Transcript]:
+        """Runs with the same public inputs: what two of them have in common is not random."""
+        bench, canaries = self.bench, _canaries(self.bench)
+        job, rounds = _job(bench, self.defence, canaries), bench.pick(2, 3, 12)
+        model = CanaryModel(canaries)
+        return [
+            _federation(bench, job, canaries, model).run(rounds=min(rounds, job.rounds))
+            for _ in range(bench.pick(RUNS, RUNS, 3 * RUNS))
+        ]
 
     def alarm(self, name: str, *, broken: bool) -> None:
         """Raises an alarm, once."""
@@ -59,10 +86,21 @@ class _Report:
             self.alarms.append(name)
 
 
-def audit_protocol(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
+def audit_protocol(
+    bench: Workbench,
+    defence: Defence,
+    on_progress: OnProgress,
+    parts: Sequence[Part] = PARTS,
+) -> Findings:
     """Tries every protection that a column has. Row ``formal-epsilon``.
 
     The auditor knows all data and holds all keys: it need not estimate what a mechanism does, it looks.
+
+    Args:
+        bench: The job under attack.
+        defence: The column.
+        on_progress: Called after every part.
+        parts: Which protections are tried.
 
     Returns:
         Measured figures, and an alarm for every protection that was found broken. A sound system raises one
@@ -73,27 +111,25 @@ def audit_protocol(bench: Workbench, defence: Defence, on_progress: OnProgress) 
         answer for one upload and a receipt without redaction each raise the alarm of that name. Checked by
         ``tests/attack/test_power.py``.
     """
-    report = _Report()
-    transcripts = _runs(bench, defence)
-    on_progress(0.4)
-    if transcripts[0].plan.private:
-        _noise(transcripts, report)
-    if transcripts[0].terms.masked:
-        _masks(transcripts, report)
-    on_progress(0.5)
-    _clip(bench, defence, transcripts, report)
-    on_progress(0.7)
-    if transcripts[0].terms.masked:
-        _cohorts(bench, defence, report)
-    on_progress(0.9)
-    _redaction(bench, defence, report)
-    on_progress(1.0)
+    report = _Report(bench, defence)
+    if bench.profile == "demo" and defence != "tacit":
+        parts = ()
+        report.notes.append("Protections are tried in the column of Tacit only at this profile.")
+    tried = {"noise": _noise, "masks": _masks, "clip": _clip, "cohorts": _cohorts}
+    tried |= {"redaction": _redaction}
+    for number, part in enumerate(parts, 1):
+        tried[part](report)
+        on_progress(number / len(parts))
     return Findings(
         adversary="auditor with all data and keys",
         measured=report.measured,
         notes=tuple(report.notes),
         alarms=tuple(report.alarms),
     )
+
+
+def _masked(defence: Defence) -> bool:
+    return defence in ("masking", "noise", "tacit")
 
 
 def _federation(
@@ -119,18 +155,11 @@ def _canaries(bench: Workbench, count: int = CANARIES) -> Canaries:
     return Canaries(count, WIDTH, bench.job.privacy.clip_norm)
 
 
-def _runs(bench: Workbench, defence: Defence) -> list[Transcript]:
-    """Runs with the same public inputs: what two of them have in common is not random."""
-    canaries, rounds = _canaries(bench), bench.pick(2, 3, 12)
-    job = _job(bench, defence, canaries)
-    return [
-        _federation(bench, job, canaries, CanaryModel(canaries)).run(rounds=min(rounds, job.rounds))
-        for _ in range(bench.pick(RUNS, RUNS, 3 * RUNS))
-    ]
-
-
-def _noise(transcripts: list[Transcript], report: _Report) -> None:
-    figures = checks.noise_figures(transcripts)
+def _noise(report: _Report) -> None:
+    """Each share and each sum: as much as the plan says, Gaussian, and never the same."""
+    if report.defence not in ("noise", "tacit") or report.bench.job.privacy.unit == "none":
+        return
+    figures = checks.noise_figures(report.transcripts)
     for vectors in (figures.shares.values(), figures.sums.values()):
         verdict = checks.variance_is_wrong(vectors)
         report.alarm("noise-too-small", broken=verdict < 0)
@@ -153,17 +182,19 @@ def _noise(transcripts: list[Transcript], report: _Report) -> None:
     )
 
 
-def _masks(transcripts: list[Transcript], report: _Report) -> None:
-    broken = checks.reused_masks(transcripts) or checks.repeated_seeds(transcripts)
-    report.alarm("mask-reused", broken=broken)
+def _masks(report: _Report) -> None:
+    """No mask and no seed twice, in rounds, sites, helpers or runs."""
+    if _masked(report.defence):
+        runs = report.transcripts
+        broken = checks.reused_masks(runs) or checks.repeated_seeds(runs)
+        report.alarm("mask-reused", broken=broken)
 
 
-def _clip(
-    bench: Workbench, defence: Defence, transcripts: list[Transcript], report: _Report
-) -> None:
+def _clip(report: _Report) -> None:
     """Short rows, long rows and factored ones: production encodes each by a function of its own."""
+    bench, defence = report.bench, report.defence
     canaries = _canaries(bench)
-    longest = [_longest(transcript, canaries) for transcript in transcripts]
+    longest = [_longest(transcript, canaries) for transcript in report.transcripts]
     wide = _canaries(bench, LONG_ROW // WIDTH)
     for other, model in ((canaries, FactoredCanaryModel(canaries, 16)), (wide, CanaryModel(wide))):
         job = _job(bench, defence, other)
@@ -183,6 +214,31 @@ def _clip(
         "ratio",
         "largest integer norm of a record with a gradient a million times too long, over the sensitivity",
     )
+    if defence in ("noise", "tacit") and bench.job.privacy.unit == "record":
+        _clip_own(report)
+
+
+def _clip_own(report: _Report) -> None:
+    """The job's own model and way of clipping: a site with one record contributes one row."""
+    bench, sites = report.bench, sites_of(report.bench.job)
+    picked = bench.generator("audit-clip").choice(len(bench.data), sites, replace=False)
+    federation = bench.scratch(
+        report.defence, list(picked.reshape(sites, 1)), privacy={"sampling_rate": 1.0}
+    )
+    transcript = federation.run(rounds=1)
+    whole = Canaries(1, federation.workload.length, 1.0)
+    ratio, count = _longest(transcript, whole)
+    report.alarm("clip-skipped", broken=ratio > 1.0)
+    report.measured["clip.own"] = Estimate(
+        ratio,
+        ratio,
+        ratio,
+        None,
+        1.0,
+        count,
+        "ratio",
+        "the same of public records, by the job's model",
+    )
 
 
 def _longest(transcript: Transcript, canaries: Canaries) -> tuple[float, int]:
@@ -197,8 +253,11 @@ def _longest(transcript: Transcript, canaries: Canaries) -> tuple[float, int]:
     return (max(ratio, np.nextafter(1.0, 2.0)) if most > bound**2 else min(ratio, 1.0)), count
 
 
-def _cohorts(bench: Workbench, defence: Defence, report: _Report) -> None:
+def _cohorts(report: _Report) -> None:
     """A leader asks for the masks of one upload, and of one less than a cohort."""
+    bench, defence = report.bench, report.defence
+    if not _masked(defence):
+        return
     canaries = _canaries(bench)
     job = _job(bench, defence, canaries)
     asked = answered = 0
@@ -246,7 +305,9 @@ class _Liar:
         return sign_message(channel, envelope.receiver, body, round_number=place)
 
 
-def _redaction(bench: Workbench, defence: Defence, report: _Report) -> None:
+def _redaction(report: _Report) -> None:
+    """Planted values are searched for in everything that leaves a site."""
+    bench, defence = report.bench, report.defence
     plain = canary_job(bench.job, defence, _canaries(bench), sites=4)
     found = audit_redaction(plain, defence, bench.generator("audit-redaction", defence))
     report.alarm("unredacted", broken=bool(found.found))
@@ -256,5 +317,8 @@ def _redaction(bench: Workbench, defence: Defence, report: _Report) -> None:
     for column in found.unclaimed:
         report.notes.append(f"The receipt does not say of '{column}' what the contract demands.")
     report.measured["redaction.found"] = proportion(
-        len(found.found), 6, null=None, how=f"columns; {found.planted} values, {found.searched} bytes"
+        len(found.found),
+        6,
+        null=None,
+        how=f"columns; {found.planted} values, {found.searched} bytes",
     )

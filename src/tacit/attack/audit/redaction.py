@@ -143,7 +143,16 @@ def _rows(generator: np.random.Generator) -> list[list[str]]:
         size = f"{generator.uniform(0.0, 10.0):.3f}"
         answer = "yes" if generator.random() < 0.5 else "no"
         rows.append(
-            [f"Canary {word()}", f"ID{word()}", account, place, born, f"note {word()}", size, answer]
+            [
+                f"Canary {word()}",
+                f"ID{word()}",
+                account,
+                place,
+                born,
+                f"note {word()}",
+                size,
+                answer,
+            ]
         )
     return rows
 
