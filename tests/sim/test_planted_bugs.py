@@ -7,8 +7,6 @@ the test lasts. The same seeds pass with the function as it is.
 from __future__ import annotations
 
 import contextlib
-import inspect
-import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +24,7 @@ from tacit.party.round_sum import RoundSum
 from tacit.party.site import Site
 from tacit.privacy import plan
 from tacit.secagg import masked
+from tacit.testing.planted import Change, plant
 from tacit.testing.scenarios import Laboratory
 from tacit.trust.roster import Roster
 
@@ -41,7 +40,7 @@ class Bug:
     """A function, what is changed in its source, and who finds it where."""
 
     checker: str
-    changes: tuple[tuple[Any, str, str], ...]
+    changes: tuple[Change, ...]
     scenario: str = "faults"
     options: dict[str, Any] = field(default_factory=lambda: {"faults": QUIET})
     also: tuple[str, ...] = ()
@@ -215,19 +214,6 @@ BUGS = {
 }
 
 
-def mutate(monkeypatch, bug):
-    """Compiles the changed functions and puts their code in the place of the real code."""
-    changed = {}
-    for function, old, new in bug.changes:
-        source = changed.get(function) or textwrap.dedent(inspect.getsource(function))
-        assert source.count(old) == 1, f"'{old}' is not, or not once, in {function.__qualname__}"
-        changed[function] = source.replace(old, new)
-    for function, source in changed.items():
-        made: dict[str, Any] = {}
-        exec(compile(source, inspect.getfile(function), "exec"), function.__globals__, made)
-        monkeypatch.setattr(function, "__code__", made[function.__name__].__code__)
-
-
 def first_violation(laboratory, bug):
     """The first seed that fails, with its violation."""
     for seed in range(BOUND):
@@ -244,7 +230,7 @@ def test_a_planted_bug_is_caught(name, tmp_path, monkeypatch):
     bug = BUGS[name]
     with Laboratory(tmp_path).open(remember=False) as laboratory:
         with monkeypatch.context() as patch:
-            mutate(patch, bug)
+            plant(patch, bug.changes)
             seed, violation = first_violation(laboratory, bug)
         assert violation is not None, f"nobody noticed within {BOUND} seeds"
         assert violation.checker == bug.checker, str(violation)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats  # type: ignore[import-untyped]
+from scipy import optimize, special, stats  # type: ignore[import-untyped]
 
 from tacit.attack.audit.curves import MOST, Curves, Gaussian, strongest, weakest_refuted
 
@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+
+PLANNED = 0.05
+"""Level for which thresholds are chosen; they are valid at any."""
 
 LEAST, LARGEST = 1e-3, 20.0
 """Strengths between which families of curves are searched."""
@@ -95,7 +98,7 @@ def _chance(right: int, guesses: int, count: int, epsilon: float, delta: float) 
     if right == 0:
         return 1.0
     rate = 1.0 / (1.0 + math.exp(-epsilon))
-    base = float(stats.binom.sf(right - 1, guesses, rate))
+    base = float(special.betainc(right, guesses - right + 1, rate))
     steps = np.arange(1, right + 1)
     below = stats.binom.pmf(right - steps, guesses, rate).cumsum()
     return min(1.0, base + 2.0 * count * delta * float((below / steps).max()))
@@ -150,14 +153,16 @@ def gap(scores: Scores, *, delta: float, level: float) -> float:
     if min(len(inside), len(outside)) < 2:
         return 0.0
     within, without = inside.var(ddof=1) / len(inside), outside.var(ddof=1) / len(outside)
+    if without == 0.0:  # No noise at all.
+        return MOST if inside.min() > outside.max() else 0.0
     freedom = (within + without) ** 2 / (
-        within**2 / (len(inside) - 1) + without**2 / (len(outside) - 1) + 1e-300
+        within**2 / (len(inside) - 1) + without**2 / (len(outside) - 1)
     )
     reach = float(stats.t.ppf(1.0 - level / 2.0, freedom)) * math.sqrt(within + without)
     free = len(outside) - 1
     spread = math.sqrt(outside.var(ddof=1) * free / float(stats.chi2.ppf(level / 2.0, free)))
     least = float(inside.mean() - outside.mean()) - reach
-    return Gaussian(delta).epsilon(least / spread if spread > 0.0 else math.inf * np.sign(least))
+    return Gaussian(delta).epsilon(least / spread)
 
 
 def canary_estimate(scores: Scores, *, delta: float) -> float:
@@ -183,8 +188,9 @@ def _worst_rates(scores: Scores, threshold: float, level: float) -> tuple[float,
     rates = []
     for mistakes, trials in ((positives, len(scores.outside)), (negatives, len(scores.inside))):
         whole = mistakes == trials
-        bound = 1.0 if whole else stats.beta.ppf(1.0 - level / 2.0, mistakes + 1, trials - mistakes)
-        rates.append(float(bound))
+        rest = max(trials - mistakes, 1)
+        bound = 1.0 if whole else float(special.betaincinv(mistakes + 1, rest, 1.0 - level / 2.0))
+        rates.append(bound)
     return rates[0], rates[1]
 
 
@@ -238,15 +244,12 @@ def threshold_for(signal: float, spreads: tuple[float, float], trials: int, delt
         delta: Of the claim.
     """
     inside, outside = spreads
-    best, found = -1.0, signal / 2.0
-    for threshold in np.linspace(-4.0 * outside, signal + 4.0 * inside, 161):
-        false_positives = float(stats.norm.sf(threshold / outside))
-        false_negatives = float(stats.norm.cdf((threshold - signal) / inside))
-        rates = []
-        for rate in (false_positives, false_negatives):
-            mistakes = rate * trials
-            rates.append(float(stats.beta.ppf(0.975, mistakes + 1, max(trials - mistakes, 1e-9))))
-        promised = _epsilon_of((rates[0], rates[1]), delta)
-        if promised > best:
-            best, found = promised, float(threshold)
-    return found
+    thresholds = np.linspace(-4.0 * outside, signal + 4.0 * inside, 161)
+    mistakes = (special.ndtr(-thresholds / outside), special.ndtr((thresholds - signal) / inside))
+    tail = 1.0 - PLANNED / 2.0
+    bounds = [
+        special.betaincinv(rate * trials + 1, np.maximum(trials - rate * trials, 1e-9), tail)
+        for rate in mistakes
+    ]
+    promised = [_epsilon_of((float(a), float(b)), delta) for a, b in zip(*bounds, strict=True)]
+    return float(thresholds[int(np.argmax(promised))])

@@ -28,9 +28,11 @@ from tacit.privacy.integers import Part
 from tacit.types import Digest
 
 __all__ = [
+    "LONG_ROW",
+    "QUIET",
+    "Canaries",
     "CanaryFederation",
     "CanaryModel",
-    "Canaries",
     "FactoredCanaryModel",
     "canary_job",
     "sites_of",

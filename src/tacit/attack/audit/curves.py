@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-from scipy import optimize, stats  # type: ignore[import-untyped]
+from scipy import optimize, special  # type: ignore[import-untyped]
 
 from tacit.privacy import accounting
 
@@ -22,7 +22,9 @@ __all__ = ["Curves", "Gaussian", "Sampled", "strongest", "weakest_refuted"]
 MOST = 60.0
 """Largest epsilon that an audit reports; more canaries than a run holds would be needed to tell it from more."""
 
-EPSILONS = tuple(float(e) for e in np.concatenate([np.arange(0.0, 4.0, 0.05), np.arange(4.0, 60.1, 0.5)]))
+EPSILONS = tuple(
+    float(e) for e in np.concatenate([np.arange(0.0, 4.0, 0.05), np.arange(4.0, 60.1, 0.5)])
+)
 STEPS = 9
 
 
@@ -54,11 +56,11 @@ class Gaussian:
 
     def reaches(self, mu: float, rate: float) -> float:
         """See ``Curves``."""
-        return float(stats.norm.cdf(stats.norm.ppf(rate) + mu))
+        return float(special.ndtr(special.ndtri(rate) + mu))
 
     def needs(self, mu: float, rate: float) -> float:
         """See ``Curves``."""
-        return float(stats.norm.cdf(stats.norm.ppf(rate) - mu))
+        return float(special.ndtr(special.ndtri(rate) - mu))
 
     def epsilon(self, mu: float) -> float:
         """The epsilon whose delta is the family's, at most ``MOST``."""
@@ -68,8 +70,8 @@ class Gaussian:
             return MOST
 
         def excess(epsilon: float) -> float:
-            first = stats.norm.cdf(-epsilon / mu + mu / 2.0)
-            second = stats.norm.logcdf(-epsilon / mu - mu / 2.0)
+            first = special.ndtr(-epsilon / mu + mu / 2.0)
+            second = special.log_ndtr(-epsilon / mu - mu / 2.0)
             return float(first - math.exp(min(epsilon + second, 700.0)) - self.delta)
 
         if excess(0.0) <= 0.0:
@@ -130,7 +132,9 @@ class Sampled:
 @lru_cache(maxsize=512)
 def _profile(
     mu: float, rate: float, rounds: int
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]]:
+) -> tuple[
+    np.ndarray[tuple[int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.float64]]
+]:
     """``exp(epsilon)`` and delta, ``float64[k]`` each."""
     found = accounting.deltas(
         noise_ratio=1.0 / mu, sampling_rate=rate, rounds=rounds, epsilons=EPSILONS
@@ -164,7 +168,6 @@ def weakest_refuted(
 def strongest(rates: tuple[float, float], curves: Curves, mu: float) -> bool:
     """Whether a test whose FPR and FNR are at most ``rates`` is better than a mechanism allows."""
     false_positives, false_negatives = rates
-    return (
-        1.0 - false_negatives > curves.reaches(mu, false_positives)
-        or 1.0 - false_positives > curves.reaches(mu, false_negatives)
-    )
+    return 1.0 - false_negatives > curves.reaches(
+        mu, false_positives
+    ) or 1.0 - false_positives > curves.reaches(mu, false_negatives)

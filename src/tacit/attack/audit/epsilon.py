@@ -18,13 +18,14 @@ from tacit.attack.audit.bounds import (
     threshold_for,
 )
 from tacit.attack.audit.canaries import (
+    QUIET,
     Canaries,
     CanaryFederation,
     FactoredCanaryModel,
     canary_job,
     sites_of,
 )
-from tacit.attack.audit.curves import Curves, Gaussian, Sampled
+from tacit.attack.audit.curves import Curves, Sampled
 from tacit.attack.defences import Defence, adversary_of
 from tacit.attack.findings import Findings, OnProgress
 from tacit.attack.measure import Estimate
@@ -56,7 +57,7 @@ class _Evidence:
     Args:
         first: Scores of the first run.
         pooled: Scores of all runs.
-        curves: The family of mechanisms.
+        curves: The family of mechanisms; None where there is no noise, and so no family.
         thresholds: For ``multi_run`` and ``multi_run_curves``.
         guesses: Of the one-run audits.
         delta: Of the claim.
@@ -64,7 +65,7 @@ class _Evidence:
 
     first: Scores
     pooled: Scores
-    curves: Curves
+    curves: Curves | None
     thresholds: tuple[float, float]
     guesses: int
     delta: float
@@ -72,12 +73,14 @@ class _Evidence:
     def bounds(self, level: float) -> dict[str, float]:
         """The bounds that hold without a guess about the shape of scores."""
         extreme, middle = self.thresholds
-        return {
+        found = {
             "one_run": one_run(self.first, self.guesses, delta=self.delta, level=level),
-            "one_run_fdp": one_run_fdp(self.first, self.guesses, self.curves, level=level),
             "multi_run": multi_run(self.pooled, extreme, delta=self.delta, level=level),
-            "multi_run_gdp": multi_run_curves(self.pooled, middle, self.curves, level=level),
         }
+        if self.curves is not None:
+            found["one_run_fdp"] = one_run_fdp(self.first, self.guesses, self.curves, level=level)
+            found["multi_run_gdp"] = multi_run_curves(self.pooled, middle, self.curves, level=level)
+        return found
 
 
 HOW = {
@@ -125,7 +128,7 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
         np.concatenate([scores.values for scores, _ in found]),
         np.concatenate([scores.coins for scores, _ in found]),
     )
-    evidence = _judged(first, pooled, transcript, defence)
+    evidence = _judged((first, pooled), transcript, defence, bench)
     findings = _findings(evidence, transcript, defence, bench)
     on_progress(1.0)
     return findings
@@ -142,7 +145,10 @@ def _colluding(plan: Plan, defence: Defence) -> int:
 
 
 def _scores(
-    transcript: Transcript, defence: Defence, canaries: Canaries, coins: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    transcript: Transcript,
+    defence: Defence,
+    canaries: Canaries,
+    coins: np.ndarray[tuple[int], np.dtype[np.bool_]],
 ) -> Scores:
     """Scores in units of one canary's contribution to one round."""
     view = look(transcript, _adversary(transcript, defence))
@@ -151,12 +157,16 @@ def _scores(
     return Scores(canaries.scores(total[: canaries.dimension]) / unit, coins)
 
 
-def _judged(first: Scores, pooled: Scores, transcript: Transcript, defence: Defence) -> _Evidence:
+def _judged(
+    scores: tuple[Scores, Scores], transcript: Transcript, defence: Defence, bench: Workbench
+) -> _Evidence:
+    first, pooled = scores
     plan, rounds = transcript.plan, len(transcript.closed)
     rate, ratio = plan.sampling_rate, plan.noise_ratio(_colluding(plan, defence))
     delta, trials = plan.delta, len(pooled.values) // 2
-    curves: Curves = Sampled(rate, rounds, delta) if plan.private else Gaussian(delta)
-    signal, noise = rounds * rate, rounds * ratio**2
+    curves = Sampled(rate, rounds, delta) if plan.private else None
+    clipped = min(1.0, QUIET * bench.job.privacy.clip_norm / plan.clip_norm)
+    signal, noise = rounds * rate * clipped, rounds * ratio**2
     spreads = math.sqrt(noise + rounds * rate * (1.0 - rate)), math.sqrt(noise)
     extreme = middle = signal / 2.0
     if plan.private:
@@ -186,15 +196,15 @@ def _findings(
         measured["epsilon.claimed"] = Estimate(
             ceiling, ceiling, ceiling, None, None, 1, "epsilon", text
         )
-    others = {
-        **bounds,
-        "gap": gap(evidence.pooled, delta=evidence.delta, level=LEVEL),
-        "canary_estimate": canary_estimate(evidence.pooled, delta=evidence.delta),
-    }
-    measured |= {f"epsilon.{name}": bound(others[name], HOW[name]) for name in HOW}
+    if evidence.curves is not None:
+        bounds["gap"] = gap(evidence.pooled, delta=evidence.delta, level=LEVEL)
+        bounds["canary_estimate"] = canary_estimate(evidence.pooled, delta=evidence.delta)
+    measured |= {f"epsilon.{n}": bound(bounds[n], HOW[n]) for n in HOW if n in bounds}
     alarms: tuple[str, ...] = ()
     if ceiling is not None:
         sure = evidence.bounds(ALARM_LEVEL)
+        # In a sound system scores are Gaussian: sums of discrete Gaussians, of which gap assumes no more.
+        sure["gap"] = gap(evidence.pooled, delta=evidence.delta, level=ALARM_LEVEL)
         alarms = ("epsilon-exceeded",) if max(sure.values()) > ceiling * ROUNDING else ()
     return Findings(
         adversary=_adversary(transcript, defence).name,
