@@ -150,8 +150,8 @@ class ScratchFederation:
         self.openers: dict[bytes, Opener] = {}
         self._base = base
         self._world = world or (lambda _: OsEntropy())
-        model = self.load_model(self.job)
-        self.workload = Workload.build(self.job, model, len(data.batch.schema.classes))
+        self._model = self.load_model(self.job)
+        self.workload = Workload.build(self.job, self._model, len(data.batch.schema.classes))
         self.offer, self.terms = self._draft(names)
         setup = partial(self._setup, code or {}, dict(limits or {}), _policy(data.contract))
         ports = {name: self._ports(name) for name in (LEADER, *names)}
@@ -222,7 +222,7 @@ class ScratchFederation:
         policy: Policy,
         name: PartyName,
     ) -> SiteSetup:
-        contract, model = self.data.contract, code.get(name, self.load_model)
+        contract, model = self.data.contract, code.get(name, lambda _: self._model)
         own = {
             "require_own_helper": name in self.terms.helpers,
             "max_colluding_helpers": self.job.privacy.max_colluding,

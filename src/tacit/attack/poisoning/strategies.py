@@ -72,6 +72,7 @@ class Strategy:
         vector: What it sends instead of its contribution.
         clipped: Whether it stays within what the run's own code could send; one that does not runs code
             of its own.
+        spread: Whether its vector depends on how honest ones spread, which costs more training.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Strategy:
     data: Data | None = None
     vector: Vector | None = None
     clipped: bool = True
+    spread: bool = False
 
     def crafted(self, own: Floats, spread: Floats, crowd: Crowd) -> Floats:
         """The vector that is sent, ``float64[d]`` in integer units; projected to its limit if clipped."""

@@ -15,7 +15,6 @@ from tacit.attack.protocol.leader import Attempt, Forge, MaliciousLeader, Outcom
 from tacit.attack.scratch import ScratchFederation, site_names
 from tacit.attack.transcript import Transcript
 from tacit.attack.workbench import Workbench
-from tacit.errors import TacitError
 from tacit.party.job import JobSpec
 from tacit.types import PartyName
 from tacit.wire.envelope import Address, Envelope, Received
@@ -46,11 +45,13 @@ class Stage:
         bench: Job and data.
         defence: The column.
         privacy: Changes to ``[privacy]``.
+        records: Of each site.
     """
 
     bench: Workbench
     defence: Defence
     privacy: dict[str, Any]
+    records: int = RECORDS_EACH
 
     @property
     def victim(self) -> PartyName:
@@ -67,7 +68,7 @@ class Stage:
         kind: type[ScratchFederation] = ScratchFederation,
     ) -> ScratchFederation:
         """A fresh one; cohorts may lack one site, so that there is something to play with."""
-        count = RECORDS_EACH * sites
+        count = self.records * sites
         job = job_for(
             self.bench.job,
             self.defence,
@@ -298,18 +299,24 @@ def sybil_cohort(leader: MaliciousLeader, envelope: Envelope, message: Received)
 
 
 def told_lies(
-    stage: Stage, attempts: Sequence[Attempt] = ATTEMPTS
+    stage: Stage, attempts: Sequence[Attempt] = ATTEMPTS, *, helpers: bool = True
 ) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
-    """All attempts of a column, and figures beside them."""
-    outcomes = [stage.single_contribution(), *stage.lies(attempts)]
+    """All attempts of a column, and figures beside them.
+
+    Args:
+        stage: Where they are made.
+        attempts: Single lies.
+        helpers: Whether helpers are lied to; a leader that holds their keys need not.
+    """
+    told = [one for one in attempts if helpers or one.role == "client"]
+    outcomes = [stage.single_contribution(), *stage.lies(told)]
+    if not helpers:
+        return tuple(outcomes), {}
     outcomes += stage.equivocated_models()
     found = stage.equivocated_cohorts()
     outcomes += [found] if found is not None else []
     game, figures = stage.dropout_game()
     outcomes.append(game)
     sybils = Attempt("sybils-of-one-operator", "helper", 2, sybil_cohort)
-    try:
-        outcomes += stage.lies((sybils,), sites=MANY, kind=Sybils)
-    except TacitError as error:
-        outcomes.append(Outcome("sybils-of-one-operator", False, "sites", error.code))
+    outcomes += stage.lies((sybils,), sites=MANY, kind=Sybils)
     return tuple(outcomes), {"dropout_game": figures}
