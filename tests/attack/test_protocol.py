@@ -8,7 +8,7 @@ import pytest
 from tacit.attack.protocol import collusion, report
 from tacit.attack.protocol.attempts import ATTEMPTS
 from tacit.attack.protocol.leader import MaliciousLeader
-from tacit.attack.protocol.scenarios import Stage, told_lies
+from tacit.attack.protocol.scenarios import Stage, opens, told_lies
 from tacit.attack.scratch import PublicData, site_names
 from tacit.attack.workbench import Workbench
 from tacit.party.chain import ModelChain
@@ -53,6 +53,11 @@ def test_the_leader_of_a_plain_run_reads_contributions(bench):
     assert "crafted-first-model" not in gave
 
 
+def test_an_honest_cohort_opens(bench):
+    one = stage(bench)
+    assert opens(one.federation(rounds=1).run(), one.victim)
+
+
 def trust_anything(self, message, terms, context):
     return [self.open_signed(raw, terms, Upload, "client") for raw in message.body.uploads]
 
@@ -86,10 +91,12 @@ def test_a_planted_weakness_is_noticed(bench, monkeypatch, where, name, weak, no
 
 def test_what_succeeds_under_tacit_is_an_alarm(bench, monkeypatch):
     monkeypatch.setattr(Helper, "_cohort", trust_anything)
+    some = [BY_NAME["cohort-of-one"], BY_NAME["crafted-later-model"]]
     monkeypatch.setattr(report, "Stage", lambda *given: Stage(*given, records=2))
+    monkeypatch.setattr(report, "told_lies", lambda one, helpers: (one.lies(some), {}))
     found = report.lie(bench, "tacit", lambda _: None)
     assert "cohort-of-one" in found.alarms
-    assert found.measured["malicious_server.accepted"].value > 0.0
+    assert found.measured["malicious_server.accepted"].value == 0.5
 
 
 def test_the_leader_signs_with_its_own_keys_only(bench):
@@ -106,7 +113,7 @@ def test_the_leader_signs_with_its_own_keys_only(bench):
 
 
 def test_uploads_open_to_all_helpers_together_only(bench):
-    transcript = stage(bench).federation(rounds=12).run()
+    transcript = stage(bench).federation(rounds=6).run()
     names = site_names(4)
     for held in range(1, 4):
         opened = collusion.opened_by(transcript, names[0], names[1 : held + 1])
@@ -127,9 +134,9 @@ def test_masks_that_hide_nothing_are_noticed(bench, monkeypatch):
 @pytest.mark.parametrize("noise", ["shared", "own"])
 def test_the_noise_of_one_honest_helper_is_the_plans(bench, noise):
     one = Stage(bench, "tacit", {"noise": noise}, records=2)
-    left = collusion.residual_noise(one.federation(rounds=20).run(), one.victim)
-    assert left.trials == 60
-    assert 0.3 < left.value < 2.2
+    left = collusion.residual_noise(one.federation(rounds=10).run(), one.victim)
+    assert left.trials == 30
+    assert 0.15 < left.value < 3.0  # Fails with probability below 1e-7.
     assert not report.too_little(left)
 
 
@@ -139,7 +146,7 @@ def test_noise_that_lacks_is_noticed(bench, monkeypatch):
 
     monkeypatch.setattr("tacit.party.helper.noise_blocks", little)
     one = stage(bench)
-    left = collusion.residual_noise(one.federation(rounds=20).run(), one.victim)
+    left = collusion.residual_noise(one.federation(rounds=10).run(), one.victim)
     assert report.too_little(left)
     outcome, figures = one.dropout_game()
     assert figures["ratio_of_variances"] < 0.2

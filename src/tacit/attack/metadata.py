@@ -203,14 +203,14 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
     measured["metadata.timing_auc"] = _timed(bench, scratch, bench.pick(8, 16, 200))
     notes = _notes(transcripts[0])
     if defence == "tacit":
-        secret = _sampled(bench, bench.pick(2, 3, 20))
+        secret = _sampled(bench, bench.pick(0, 3, 20))
         if secret is not None:
             measured["metadata.sampled_auc"] = secret
         else:
             notes = (
                 *notes,
-                "Whether secret sampling shows in sizes was not measured: the job does not run with "
-                "clients as units, or too few of them were sampled.",
+                "Whether secret sampling of clients shows in sizes was not measured here: the profile "
+                "leaves it out, the job does not run with clients as units, or too few were sampled.",
             )
     on_progress(1.0)
     return Findings(

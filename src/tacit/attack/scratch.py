@@ -178,6 +178,10 @@ class ScratchFederation:
             feature_map=feature_map,
         )
 
+    def _own_model(self, job: JobSpec) -> LoadedModel:
+        """The same for every honest site: it is loaded once."""
+        return self._model
+
     def training_data(self, name: PartyName) -> TrainingData:
         """What a site trains on, as its workload prepares it."""
         return self.workload.prepare(take(self.data.batch, self.holdings[name]))
@@ -222,7 +226,7 @@ class ScratchFederation:
         policy: Policy,
         name: PartyName,
     ) -> SiteSetup:
-        contract, model = self.data.contract, code.get(name, lambda _: self._model)
+        contract, model = self.data.contract, code.get(name, self._own_model)
         own = {
             "require_own_helper": name in self.terms.helpers,
             "max_colluding_helpers": self.job.privacy.max_colluding,

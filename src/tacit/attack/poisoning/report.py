@@ -26,6 +26,8 @@ __all__ = ["ATTACKS", "Effort", "poison"]
 MORE = 0.02
 """By how much a client that does not clip must do worse to be carried out as well."""
 REFUSED = "chain.norm"
+BEYOND, BELOW = 1.4, 0.8
+"""Times the norm bound: room for the sum of the honest clients, which is in the aggregate too."""
 LARGE = 500
 """Length of a contribution from which on a run gets fewer records and rounds."""
 
@@ -101,8 +103,8 @@ def poison(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findi
     rehearsed = _rehearse(bench, defence, effort, lambda done: on_progress(0.4 * done))
     chosen = _chosen(rehearsed)
     done = _carry_out(bench, defence, effort, rehearsed.changes, chosen, on_progress)
-    scratch, beyond = _one_round(bench, defence, effort, 1.5)
-    _, below = _one_round(bench, defence, effort, 0.9)
+    scratch, beyond = _one_round(bench, defence, effort, BEYOND)
+    _, below = _one_round(bench, defence, effort, BELOW)
     measured = _measured(chosen, done, effort)
     details: dict[str, Any] = {
         "sites": effort.sites,
@@ -118,6 +120,7 @@ def poison(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findi
     }
     if defence == "plain":
         details["robust_rules"] = _robust(rehearsed, effort)
+    on_progress(1.0)
     broken = REFUSED not in beyond.failure or beyond.closed > 0
     return Findings(
         adversary=f"{effort.malicious} of {effort.sites} clients",
@@ -224,7 +227,7 @@ def _one_round(
     far = Strategy(
         "beyond",
         "damage",
-        vector=lambda own, spread, crowd: strategies.unclipped(own, spread, crowd, reach),
+        vector=lambda own, spread, crowd: strategies.too_large(own, spread, crowd, reach),
         clipped=False,
     )
     trial = _trial(bench, defence, effort, "beyond", {"rounds": 1})
@@ -359,9 +362,9 @@ def _notes(
         f"{effort.malicious} of {effort.sites} clients are malicious, for {effort.rounds} rounds on "
         f"{effort.records} records; {len(every)} strategies were rehearsed ({', '.join(every)}), "
         f"{how} carried out in the real protocol.",
-        f"A vector of 1.5 times the bound on aggregates: {beyond.failure or 'nobody refused'}, "
+        f"A vector of {BEYOND} times the bound on aggregates: {beyond.failure or 'nobody refused'}, "
         f"{beyond.closed} rounds closed. Whose it was nobody can tell where sums are masked.",
-        f"One of 0.9 times the bound: {below.failure or 'nobody refused'}. A vector {weighs}",
+        f"One of {BELOW} times the bound: {below.failure or 'nobody refused'}. A vector {weighs}",
         "Not stopped: what a client can do within the clipping of its own records "
         f"({chosen['clipped']}, {chosen['backdoor']}); rare real inputs with a wrong label are data like "
         "any other.",

@@ -28,6 +28,7 @@ __all__ = [
     "mixed",
     "projected",
     "sign_flip",
+    "too_large",
     "unclipped",
 ]
 
@@ -153,6 +154,12 @@ def free_ride(own: Floats, spread: Floats, crowd: Crowd) -> Floats:
 def unclipped(own: Floats, spread: Floats, crowd: Crowd, reach: float) -> Floats:
     """Minus the honest direction, so long that all malicious clients together reach ``reach`` times the bound."""
     return -aligned(own, reach * crowd.bound / crowd.malicious)
+
+
+def too_large(own: Floats, spread: Floats, crowd: Crowd, reach: float) -> Floats:
+    """As ``unclipped``, but all coordinates alike: none wraps around, however few there are."""
+    signs = np.where(own < 0.0, 1.0, -1.0)
+    return aligned(signs, reach * crowd.bound / crowd.malicious)
 
 
 def boosted(own: Floats, spread: Floats, crowd: Crowd) -> Floats:

@@ -16,11 +16,12 @@ from tacit.attack.scratch import ScratchFederation, site_names
 from tacit.attack.transcript import Transcript
 from tacit.attack.workbench import Workbench
 from tacit.party.job import JobSpec
+from tacit.privacy.plan import tail
 from tacit.types import PartyName
 from tacit.wire.envelope import Address, Envelope, Received
 from tacit.wire.messages import MaskRequest, MaskSum, Refusal, RoundStart, Upload
 
-__all__ = ["Stage", "Sybils", "told_lies"]
+__all__ = ["Stage", "Sybils", "opens", "told_lies"]
 
 SITES = 4
 MANY = 9
@@ -190,7 +191,7 @@ class Stage:
             return leader.again(envelope, message, uploads=rest)
 
         transcript = scratch.run(tap)
-        opened = _opens(transcript, self.victim)
+        opened = opens(transcript, self.victim)
         failure = scratch.leader.failure
         code = "no sum opens" if failure is None else failure.code
         return Outcome("equivocated-cohorts", opened, "helpers", "" if opened else code)
@@ -257,19 +258,26 @@ def _to(message: Received, envelope: Envelope, kind: type, receiver: Address) ->
     return isinstance(message.body, kind) and envelope.receiver == receiver
 
 
-def _opens(transcript: Transcript, victim: PartyName) -> bool:
-    """Whether uploads less answers are a plausible sum, for the cohort with or without the victim."""
-    ring, plan = transcript.terms.ring, transcript.plan
-    one = transcript.rounds[0]
+def opens(transcript: Transcript, victim: PartyName) -> bool:
+    """Whether all answers are of one cohort, with or without the victim: then uploads less answers are a sum.
+
+    An answer is of a cohort if it differs from its masks by what can be noise.
+    """
+    ring, plan, one = transcript.terms.ring, transcript.plan, transcript.rounds[0]
+    names = [name for name, _ in one.helper_keys]
+    most = tail(plan.share_variance(len(names))) if plan.private else 0
+    if set(one.answers) != set(names):
+        return False
     for left_out in ((), (victim,)):
-        uploads = [vector for name, vector in one.uploads.items() if name not in left_out]
-        length = len(uploads[0])
-        total = ring.sum(uploads, length)
-        for answer in one.answers.values():
-            ring.subtract_into(total, answer)
-        ring.reduce(total)
-        norm = float(np.linalg.norm(ring.centred(total).astype(np.float64)))
-        if norm <= plan.aggregate_norm_bound(length):
+        cohort = [name for name in one.uploads if name not in left_out]
+        small = True
+        for helper in names:
+            masks = [transcript.masks(one, site, [helper])[0] for site in cohort]
+            share = ring.sum(masks, len(masks[0]))
+            ring.subtract_into(share, one.answers[helper])
+            ring.reduce(share)
+            small &= int(np.abs(ring.centred(share)).max()) <= most
+        if small:
             return True
     return False
 
