@@ -142,7 +142,7 @@ def beyond(reach):
 def test_the_norm_check_refuses_beyond_its_bound_and_nothing_below(bench, defence):
     far = trial(bench, defence, rounds=1).run(beyond(1.4))
     assert (far.failure, far.closed) == ("chain.norm", 0)
-    near = trial(bench, defence, rounds=1).run(beyond(0.8))
+    near = trial(bench, defence, rounds=1).run(beyond(0.5))
     assert (near.failure, near.closed) == ("", 1)
 
 
