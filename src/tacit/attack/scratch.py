@@ -150,8 +150,8 @@ class ScratchFederation:
         self.openers: dict[bytes, Opener] = {}
         self._base = base
         self._world = world or (lambda _: OsEntropy())
-        model = self.load_model(self.job)
-        self.workload = Workload.build(self.job, model, len(data.batch.schema.classes))
+        self._model = self.load_model(self.job)
+        self.workload = Workload.build(self.job, self._model, len(data.batch.schema.classes))
         self.offer, self.terms = self._draft(names)
         setup = partial(self._setup, code or {}, dict(limits or {}), _policy(data.contract))
         ports = {name: self._ports(name) for name in (LEADER, *names)}
@@ -177,6 +177,10 @@ class ScratchFederation:
             classes=len(schema.classes),
             feature_map=feature_map,
         )
+
+    def _own_model(self, job: JobSpec) -> LoadedModel:
+        """The same for every honest site: it is loaded once."""
+        return self._model
 
     def training_data(self, name: PartyName) -> TrainingData:
         """What a site trains on, as its workload prepares it."""
@@ -222,7 +226,7 @@ class ScratchFederation:
         policy: Policy,
         name: PartyName,
     ) -> SiteSetup:
-        contract, model = self.data.contract, code.get(name, self.load_model)
+        contract, model = self.data.contract, code.get(name, self._own_model)
         own = {
             "require_own_helper": name in self.terms.helpers,
             "max_colluding_helpers": self.job.privacy.max_colluding,

@@ -81,7 +81,9 @@ class PoisonedWorkload(Workload):
         ring = Ring(plan.ring_bits)
         own = ring.centred(made.vector).astype(np.float64)
         crowd = crowd_of(self, plan, self.clients, self.malicious, len(data.labels))
-        spread = self._spread(state, poisoned, plan, entropy)
+        spread = np.zeros_like(own)
+        if strategy.spread:
+            spread = self._spread(state, poisoned, plan, entropy)
         crafted = strategy.crafted(own, spread, crowd)
         integers = np.rint(crafted).astype(np.int64)
         return dataclasses.replace(made, vector=ring.from_integers(integers))

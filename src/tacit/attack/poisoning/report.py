@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tacit.attack.poisoning import strategies
 from tacit.attack.poisoning.client import crowd_of
 from tacit.attack.poisoning.strategies import Strategy
 from tacit.attack.poisoning.trial import Judged, Rule, Trial, arsenal, rehearse
+from tacit.attack.remember import once_per_run
 from tacit.attack.scratch import ScratchFederation
 from tacit.attack.workbench import Workbench
 from tacit.errors import TacitError
@@ -23,7 +23,13 @@ from tacit.learn import robust
 
 __all__ = ["ATTACKS", "Effort", "poison"]
 
+MORE = 0.02
+"""By how much a client that does not clip must do worse to be carried out as well."""
 REFUSED = "chain.norm"
+BEYOND, BELOW = 1.4, 0.8
+"""Times the norm bound: room for the sum of the honest clients, which is in the aggregate too."""
+LARGE = 500
+"""Length of a contribution from which on a run gets fewer records and rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,11 @@ class Effort:
     @classmethod
     def of(cls, bench: Workbench, dimension: int) -> Effort:
         """By profile; models with many parameters get fewer records and rounds."""
-        large = dimension > 500
+        large = dimension > LARGE
         if bench.profile == "full":
             return cls(8, 2, 12, 1200 if large else 430, 4, 5, everything=True)
         if bench.profile == "quick":
-            return cls(4, 1, 8 if large else 10, 500 if large else 400, 1 if large else 2, 3, False)
+            return cls(4, 1, 6 if large else 10, 256 if large else 400, 1 if large else 2, 3, False)
         return cls(4, 1, 4 if large else 6, 200 if large else 300, 1, 2, False)
 
 
@@ -80,60 +86,26 @@ class _Rehearsed:
         return float(np.mean([bad.rates[name] - h.rates[name] for h, bad in pairs]))
 
     def worst(self, goal: str, *, clipped: bool) -> Strategy:
-        """The strategy of a kind that did most."""
-        measure = self.damage if goal == "damage" else self.success
+        """The strategy of a kind that did most; a backdoor that ruins the model is none."""
+
+        def hidden(name: str) -> float:
+            return self.success(name) - max(0.0, self.damage(name))
+
+        measure = self.damage if goal == "damage" else hidden
         found = [one for one in self.arsenal if one.goal == goal and one.clipped == clipped]
         return max(found, key=lambda one: measure(one.name))
 
 
+@once_per_run
 def poison(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
-    """Malicious clients against one defence.
-
-    Who looks makes no difference to them: ``noise`` and ``tacit`` are one run, computed once.
-    """
-    same: Defence = "tacit" if defence == "noise" else defence
-    found = _REMEMBERED(_Key(bench), same, _Progress(on_progress))
-    on_progress(1.0)
-    return found
-
-
-class _Progress:
-    """A callback that is no part of what is remembered."""
-
-    def __init__(self, call: OnProgress) -> None:
-        self.call = call
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Progress)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-class _Key:
-    """A workbench, the same if it is the same data, job, seed and profile."""
-
-    def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
-        self._key = (
-            id(bench.data), bench.job.model_dump_json(), bench.base, bench.seed, bench.profile
-        )  # fmt: skip
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
-def _poison(key: _Key, defence: Defence, progress: _Progress) -> Findings:
-    bench, on_progress = key.bench, progress.call
+    """Malicious clients against one defence; who looks makes no difference to them."""
     effort = Effort.of(bench, _dimension(bench, defence))
     rehearsed = _rehearse(bench, defence, effort, lambda done: on_progress(0.4 * done))
-    chosen = _chosen(rehearsed, effort)
+    chosen = _chosen(rehearsed)
     done = _carry_out(bench, defence, effort, rehearsed.changes, chosen, on_progress)
-    scratch, beyond = _beyond(bench, defence, effort, rehearsed.changes)
-    measured = _measured(rehearsed, chosen, done, effort)
+    scratch, beyond = _one_round(bench, defence, effort, BEYOND)
+    _, below = _one_round(bench, defence, effort, BELOW)
+    measured = _measured(chosen, done, effort)
     details: dict[str, Any] = {
         "sites": effort.sites,
         "malicious": effort.malicious,
@@ -143,21 +115,22 @@ def _poison(key: _Key, defence: Defence, progress: _Progress) -> Findings:
         "rehearsed": _table(rehearsed),
         "carried_out": {name: [one.accuracy for one in runs] for name, runs in done.items()},
         "beyond_the_bound": {"failure": beyond.failure, "closed": beyond.closed},
+        "below_the_bound": {"failure": below.failure, "closed": below.closed},
         "norm_bound_in_clients": _weight(scratch, effort),
     }
-    if defence in ("plain", "clipping"):
-        details["robust_rules"] = _robust(rehearsed)
+    if defence == "plain":
+        details["robust_rules"] = _robust(rehearsed, effort)
+    on_progress(1.0)
     broken = REFUSED not in beyond.failure or beyond.closed > 0
     return Findings(
         adversary=f"{effort.malicious} of {effort.sites} clients",
         measured=measured,
-        notes=_notes(defence, rehearsed, chosen, effort, beyond, details["norm_bound_in_clients"]),
+        notes=_notes(
+            defence, rehearsed, chosen, effort, (beyond, below), details["norm_bound_in_clients"]
+        ),
         alarms=("norm check of the aggregate",) if broken else (),
         details=details,
     )
-
-
-_REMEMBERED = lru_cache(maxsize=8)(_poison)
 
 
 def _dimension(bench: Workbench, defence: Defence) -> int:
@@ -186,11 +159,11 @@ def _rehearse(
 def _tuned(bench: Workbench, defence: Defence, effort: Effort) -> dict[str, Any]:
     """Rounds, and the learning rate with which so few rounds learn most without an adversary."""
     rate, found = bench.job.training.learning_rate, []
-    for factor in (1.0, 2.0, 3.0):
+    for factor in (1.0, 2.5):
         changes = {"rounds": effort.rounds, "training": {"learning_rate": factor * rate}}
         trial = _trial(bench, defence, effort, "tuning", changes)
         scratch = trial.scratch(None)
-        runs = [rehearse(scratch, trial, None).accuracy for _ in range(2)]
+        runs = [rehearse(scratch, trial, None).accuracy for _ in range(effort.rehearsals)]
         found.append((float(np.mean(runs)), factor, changes))
     return max(found, key=lambda one: one[:2])[2]
 
@@ -209,11 +182,14 @@ def _trial(
     )
 
 
-def _chosen(rehearsed: _Rehearsed, effort: Effort) -> dict[str, str]:
+def _chosen(rehearsed: _Rehearsed) -> dict[str, str]:
     """What is reported of: which strategy stands for which figure."""
+    clipped = rehearsed.worst("damage", clipped=True).name
+    unclipped = rehearsed.worst("damage", clipped=False).name
+    more = rehearsed.damage(unclipped) > rehearsed.damage(clipped) + MORE
     return {
-        "unclipped": rehearsed.worst("damage", clipped=False).name,
-        "clipped": rehearsed.worst("damage", clipped=True).name,
+        "worst": unclipped if more else clipped,
+        "clipped": clipped,
         "backdoor": rehearsed.worst("backdoor", clipped=True).name,
     }
 
@@ -244,17 +220,17 @@ def _carry_out(
     return done
 
 
-def _beyond(
-    bench: Workbench, defence: Defence, effort: Effort, changes: dict[str, Any]
+def _one_round(
+    bench: Workbench, defence: Defence, effort: Effort, reach: float
 ) -> tuple[ScratchFederation, Judged]:
-    """A vector of 1.5 times the bound, masked and signed as it should be."""
+    """A vector of so many times the bound, masked and signed as it should be."""
     far = Strategy(
         "beyond",
         "damage",
-        vector=lambda own, spread, crowd: strategies.unclipped(own, spread, crowd, 1.5),
+        vector=lambda own, spread, crowd: strategies.too_large(own, spread, crowd, reach),
         clipped=False,
     )
-    trial = _trial(bench, defence, effort, "beyond", {**changes, "rounds": 1})
+    trial = _trial(bench, defence, effort, "beyond", {"rounds": 1})
     scratch = trial.scratch(far)
     try:
         scratch.run()
@@ -273,7 +249,6 @@ def _weight(scratch: ScratchFederation, effort: Effort) -> float:
 
 
 def _measured(
-    rehearsed: _Rehearsed,
     chosen: dict[str, str],
     done: dict[str, list[Judged]],
     effort: Effort,
@@ -282,9 +257,8 @@ def _measured(
     chance = float(
         np.mean([abs(h.accuracy - c.accuracy) for h, c in zip(honest, control, strict=True)])
     )
-    worst = max(("unclipped", "clipped"), key=lambda kind: rehearsed.damage(chosen[kind]))
     found = {
-        "poisoning.damage": _damage(done, chosen[worst], chance),
+        "poisoning.damage": _damage(done, chosen["worst"], chance),
         "poisoning.damage_clipped": _damage(done, chosen["clipped"], chance),
     }
     name = chosen["backdoor"]
@@ -343,8 +317,11 @@ RULES: dict[str, Callable[[int], Rule]] = {
     ),
 }
 
+FEW = ("mean", "median", "multi-krum")
+"""Rules that are tried where a run is expensive."""
 
-def _robust(rehearsed: _Rehearsed) -> dict[str, dict[str, float]]:
+
+def _robust(rehearsed: _Rehearsed, effort: Effort) -> dict[str, dict[str, float]]:
     """What a leader that sees single updates could do about it: loss of accuracy by rule and strategy."""
     trial = rehearsed.trials[0]
     scratch = trial.scratch(None)
@@ -352,6 +329,8 @@ def _robust(rehearsed: _Rehearsed) -> dict[str, dict[str, float]]:
     backdoor = rehearsed.worst("backdoor", clipped=True)
     found: dict[str, dict[str, float]] = {}
     for name, rule in RULES.items():
+        if not (effort.everything or name in FEW or scratch.workload.length < LARGE):
+            continue
         apply = rule(trial.malicious)
         none, bad, door = (rehearse(scratch, trial, s, apply) for s in (None, worst, backdoor))
         found[name] = {
@@ -367,9 +346,10 @@ def _notes(
     rehearsed: _Rehearsed,
     chosen: dict[str, str],
     effort: Effort,
-    beyond: Judged,
+    outcomes: tuple[Judged, Judged],
     weight: float,
 ) -> tuple[str, ...]:
+    beyond, below = outcomes
     every: Sequence[str] = [one.name for one in rehearsed.arsenal]
     how = "all of them were" if effort.everything else "the worst of each kind were"
     weighs = (
@@ -382,9 +362,9 @@ def _notes(
         f"{effort.malicious} of {effort.sites} clients are malicious, for {effort.rounds} rounds on "
         f"{effort.records} records; {len(every)} strategies were rehearsed ({', '.join(every)}), "
         f"{how} carried out in the real protocol.",
-        f"A vector of 1.5 times the bound on aggregates: {beyond.failure or 'nobody refused'}, "
+        f"A vector of {BEYOND} times the bound on aggregates: {beyond.failure or 'nobody refused'}, "
         f"{beyond.closed} rounds closed. Whose it was nobody can tell where sums are masked.",
-        f"A vector {weighs}",
+        f"One of {BELOW} times the bound: {below.failure or 'nobody refused'}. A vector {weighs}",
         "Not stopped: what a client can do within the clipping of its own records "
         f"({chosen['clipped']}, {chosen['backdoor']}); rare real inputs with a wrong label are data like "
         "any other.",

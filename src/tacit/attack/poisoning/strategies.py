@@ -28,6 +28,7 @@ __all__ = [
     "mixed",
     "projected",
     "sign_flip",
+    "too_large",
     "unclipped",
 ]
 
@@ -72,6 +73,7 @@ class Strategy:
         vector: What it sends instead of its contribution.
         clipped: Whether it stays within what the run's own code could send; one that does not runs code
             of its own.
+        spread: Whether its vector depends on how honest ones spread, which costs more training.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Strategy:
     data: Data | None = None
     vector: Vector | None = None
     clipped: bool = True
+    spread: bool = False
 
     def crafted(self, own: Floats, spread: Floats, crowd: Crowd) -> Floats:
         """The vector that is sent, ``float64[d]`` in integer units; projected to its limit if clipped."""
@@ -151,6 +154,12 @@ def free_ride(own: Floats, spread: Floats, crowd: Crowd) -> Floats:
 def unclipped(own: Floats, spread: Floats, crowd: Crowd, reach: float) -> Floats:
     """Minus the honest direction, so long that all malicious clients together reach ``reach`` times the bound."""
     return -aligned(own, reach * crowd.bound / crowd.malicious)
+
+
+def too_large(own: Floats, spread: Floats, crowd: Crowd, reach: float) -> Floats:
+    """As ``unclipped``, but all coordinates alike: none wraps around, however few there are."""
+    signs = np.where(own < 0.0, 1.0, -1.0)
+    return aligned(signs, reach * crowd.bound / crowd.malicious)
 
 
 def boosted(own: Floats, spread: Floats, crowd: Crowd) -> Floats:

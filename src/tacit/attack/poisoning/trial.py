@@ -209,7 +209,7 @@ def arsenal(trial: Trial, workload: Workload) -> tuple[Strategy, ...]:
     return (
         Strategy("sign-flip", "damage", vector=strategies.sign_flip),
         Strategy("ipm", "damage", vector=strategies.inner_product),
-        Strategy("alie", "damage", vector=strategies.a_little_is_enough),
+        Strategy("alie", "damage", vector=strategies.a_little_is_enough, spread=True),
         Strategy("label-flip", "damage", data=partial(strategies.flipped_labels, classes=classes)),
         Strategy("free-riding", "damage", vector=strategies.free_ride),
         Strategy(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from scipy import stats  # type: ignore[import-untyped]
+
 from tacit.attack.defences import DEFENCES, Defence
 from tacit.attack.findings import Attack, Findings, OnProgress
 from tacit.attack.measure import Estimate, proportion
@@ -13,7 +15,7 @@ from tacit.attack.protocol.leader import Outcome
 from tacit.attack.protocol.scenarios import SITES, Stage, told_lies
 from tacit.attack.workbench import Workbench
 
-__all__ = ["ATTACKS", "lie"]
+__all__ = ["ATTACKS", "lie", "too_little"]
 
 UNLIKELY = 1e-9
 
@@ -21,11 +23,9 @@ UNLIKELY = 1e-9
 def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Every lie against one defence."""
     stage = Stage(bench, defence, {})
-    outcomes, details = told_lies(stage)
+    trusted = defence == "noise"  # A leader with every helper's key need not ask: it reads.
+    outcomes, details = told_lies(stage, helpers=not trusted)
     on_progress(0.5)
-    trusted = defence == "noise"
-    if trusted:  # A leader with every helper's key need not ask: it reads.
-        outcomes = tuple(one for one in outcomes if "helper" not in one.by)
     measured = {"malicious_server.accepted": _accepted(outcomes)}
     runs = bench.pick(1, 3, 16)
     trained, told, codes = stage.forged_sums(runs)
@@ -88,7 +88,7 @@ def _coalitions(
     for name, run in (("shared", transcript), ("own", own)):
         left = residual_noise(run, stage.victim)
         measured[f"malicious_server.residual_noise_{name}"] = left
-        if _too_little(left):
+        if too_little(left):
             broken.append(f"residual noise ({name})")
     details["epsilon"] = {
         "stated": transcript.plan.epsilon(),
@@ -102,9 +102,8 @@ def _finite(value: float) -> float | str:
     return "infinite" if math.isinf(value) else value
 
 
-def _too_little(left: Estimate) -> bool:
-    from scipy import stats  # type: ignore[import-untyped]  # noqa: PLC0415
-
+def too_little(left: Estimate) -> bool:
+    """Whether so little noise is too unlikely for a sound system: probability below 1e-9."""
     return float(stats.chi2.cdf(left.value * left.trials, left.trials)) < UNLIKELY
 
 

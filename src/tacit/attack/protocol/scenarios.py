@@ -15,13 +15,13 @@ from tacit.attack.protocol.leader import Attempt, Forge, MaliciousLeader, Outcom
 from tacit.attack.scratch import ScratchFederation, site_names
 from tacit.attack.transcript import Transcript
 from tacit.attack.workbench import Workbench
-from tacit.errors import TacitError
 from tacit.party.job import JobSpec
+from tacit.privacy.plan import tail
 from tacit.types import PartyName
 from tacit.wire.envelope import Address, Envelope, Received
 from tacit.wire.messages import MaskRequest, MaskSum, Refusal, RoundStart, Upload
 
-__all__ = ["Stage", "Sybils", "told_lies"]
+__all__ = ["Stage", "Sybils", "opens", "told_lies"]
 
 SITES = 4
 MANY = 9
@@ -46,11 +46,13 @@ class Stage:
         bench: Job and data.
         defence: The column.
         privacy: Changes to ``[privacy]``.
+        records: Of each site.
     """
 
     bench: Workbench
     defence: Defence
     privacy: dict[str, Any]
+    records: int = RECORDS_EACH
 
     @property
     def victim(self) -> PartyName:
@@ -67,7 +69,7 @@ class Stage:
         kind: type[ScratchFederation] = ScratchFederation,
     ) -> ScratchFederation:
         """A fresh one; cohorts may lack one site, so that there is something to play with."""
-        count = RECORDS_EACH * sites
+        count = self.records * sites
         job = job_for(
             self.bench.job,
             self.defence,
@@ -189,7 +191,7 @@ class Stage:
             return leader.again(envelope, message, uploads=rest)
 
         transcript = scratch.run(tap)
-        opened = _opens(transcript, self.victim)
+        opened = opens(transcript, self.victim)
         failure = scratch.leader.failure
         code = "no sum opens" if failure is None else failure.code
         return Outcome("equivocated-cohorts", opened, "helpers", "" if opened else code)
@@ -256,19 +258,26 @@ def _to(message: Received, envelope: Envelope, kind: type, receiver: Address) ->
     return isinstance(message.body, kind) and envelope.receiver == receiver
 
 
-def _opens(transcript: Transcript, victim: PartyName) -> bool:
-    """Whether uploads less answers are a plausible sum, for the cohort with or without the victim."""
-    ring, plan = transcript.terms.ring, transcript.plan
-    one = transcript.rounds[0]
+def opens(transcript: Transcript, victim: PartyName) -> bool:
+    """Whether all answers are of one cohort, with or without the victim: then uploads less answers are a sum.
+
+    An answer is of a cohort if it differs from its masks by what can be noise.
+    """
+    ring, plan, one = transcript.terms.ring, transcript.plan, transcript.rounds[0]
+    names = [name for name, _ in one.helper_keys]
+    most = tail(plan.share_variance(len(names))) if plan.private else 0
+    if set(one.answers) != set(names):
+        return False
     for left_out in ((), (victim,)):
-        uploads = [vector for name, vector in one.uploads.items() if name not in left_out]
-        length = len(uploads[0])
-        total = ring.sum(uploads, length)
-        for answer in one.answers.values():
-            ring.subtract_into(total, answer)
-        ring.reduce(total)
-        norm = float(np.linalg.norm(ring.centred(total).astype(np.float64)))
-        if norm <= plan.aggregate_norm_bound(length):
+        cohort = [name for name in one.uploads if name not in left_out]
+        small = True
+        for helper in names:
+            masks = [transcript.masks(one, site, [helper])[0] for site in cohort]
+            share = ring.sum(masks, len(masks[0]))
+            ring.subtract_into(share, one.answers[helper])
+            ring.reduce(share)
+            small &= int(np.abs(ring.centred(share)).max()) <= most
+        if small:
             return True
     return False
 
@@ -298,18 +307,24 @@ def sybil_cohort(leader: MaliciousLeader, envelope: Envelope, message: Received)
 
 
 def told_lies(
-    stage: Stage, attempts: Sequence[Attempt] = ATTEMPTS
+    stage: Stage, attempts: Sequence[Attempt] = ATTEMPTS, *, helpers: bool = True
 ) -> tuple[tuple[Outcome, ...], dict[str, Any]]:
-    """All attempts of a column, and figures beside them."""
-    outcomes = [stage.single_contribution(), *stage.lies(attempts)]
+    """All attempts of a column, and figures beside them.
+
+    Args:
+        stage: Where they are made.
+        attempts: Single lies.
+        helpers: Whether helpers are lied to; a leader that holds their keys need not.
+    """
+    told = [one for one in attempts if helpers or one.role == "client"]
+    outcomes = [stage.single_contribution(), *stage.lies(told)]
+    if not helpers:
+        return tuple(outcomes), {}
     outcomes += stage.equivocated_models()
     found = stage.equivocated_cohorts()
     outcomes += [found] if found is not None else []
     game, figures = stage.dropout_game()
     outcomes.append(game)
     sybils = Attempt("sybils-of-one-operator", "helper", 2, sybil_cohort)
-    try:
-        outcomes += stage.lies((sybils,), sites=MANY, kind=Sybils)
-    except TacitError as error:
-        outcomes.append(Outcome("sybils-of-one-operator", False, "sites", error.code))
+    outcomes += stage.lies((sybils,), sites=MANY, kind=Sybils)
     return tuple(outcomes), {"dropout_game": figures}
