@@ -59,7 +59,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, bool, str, Pa
     screen = Screen(quiet=False)
     with screen.out.capture() as captured, pytest.MonkeyPatch.context() as patch:
         patch.setattr("tacit.show.console", lambda *, error=False: screen.out)
-        record, held = run_hospitals(Setting(folder, (TUNING_SPLIT,), ROUNDS), screen)
+        record, held = run_hospitals(
+            Setting(folder, (TUNING_SPLIT,), ROUNDS, attacks=("metadata",)), screen
+        )
     return record, held, captured.get(), folder
 
 
@@ -79,6 +81,8 @@ def test_everything_is_shown_in_order(short) -> None:
         "authenticity",
         "verified",
         "every flip refused",
+        "what an adversary gets",
+        "metadata on",
         f"figures   {folder}/results.json",
         f"verify {record['bundle']} --trust",
     ]
@@ -98,6 +102,9 @@ def test_the_evidence_holds(short) -> None:
     assert all(trial["flips"] == trial["refused"] for trial in flips.values())
     assert json.loads((folder / "results.json").read_text()) == record
     assert (folder / "demo.png").exists()
+    assert (folder / "attacks" / "privacy.html").exists()
+    (row,) = record["attacks"]["rows"]
+    assert set(row["cells"]) == {"plain", "masking", "noise", "tacit"}
 
 
 def test_every_way_to_train_is_measured(short) -> None:
@@ -210,7 +217,8 @@ def test_the_full_demonstration_needs_no_torch_and_reaches_its_target(
 
 @pytest.mark.slow
 def test_digits_end_to_end(tmp_path: Path) -> None:
-    record, held = run_digits(tmp_path, Screen(quiet=True), rounds=3)
+    record, held = run_digits(tmp_path, Screen(quiet=True), rounds=3, attacks=("reconstruction",))
+    assert (tmp_path / "reconstruction.png").stat().st_size > 5_000
     assert held
     pooled, private = (row["splits"][0] for row in record["rows"])
     assert pooled["accuracy"] > 0.9

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.demo import digits
+from tacit.demo.attack_part import alarms, show_attacks, write_pictures
 from tacit.demo.baselines import pool, pooled_network
 from tacit.demo.evidence_part import show_verification
 from tacit.demo.federated import Holding, Trained, holdings, prepare, train
@@ -41,7 +42,7 @@ def require_torch() -> None:
 
 
 def run_digits(
-    folder: Path, screen: Screen, *, rounds: int | None = None
+    folder: Path, screen: Screen, *, rounds: int | None = None, attacks: Sequence[str] = ()
 ) -> tuple[dict[str, Any], bool]:
     """Runs and shows everything, and writes the results.
 
@@ -49,9 +50,10 @@ def run_digits(
         folder: Of the results; exists.
         screen: Where to show it.
         rounds: Other than the job says, for a short demonstration.
+        attacks: Rows of the table of attacks; all of them by default.
 
     Returns:
-        All figures, and whether the bundle verified.
+        All figures, and whether the bundle verified and no attack raised an alarm.
     """
     _introduce(folder, screen)
     federation = folder / f"split-{SPLIT}"
@@ -75,6 +77,8 @@ def run_digits(
     )
     screen.heading("Evidence: a stranger can check the run offline")
     report = show_verification(outcome.folder, screen)
+    found, attacked = show_attacks(job, folder / "attacks", screen, attacks)
+    picture = write_pictures(found, folder / "reconstruction.png") if found else None
     record = {
         "data": "digits",
         "machine": machine(),
@@ -84,16 +88,19 @@ def run_digits(
         "rows": [row.record() for row in rows],
         "epsilon_by_coalition": {"Tacit": list(outcome.coalitions)},
         "verification": report.to_record(),
+        "attacks": attacked,
         "bundle": str(outcome.bundle),
     }
     results = write_results(folder, record)
     screen.heading("Where it is, and what to try next")
     screen.line(f"figures   {results}")
     screen.line(f"evidence  {outcome.bundle}")
+    screen.line(f"attacks   {folder / 'attacks' / 'privacy.html' if found else 'none'}")
+    screen.line(f"picture   {picture or 'none'}")
     screen.line("")
     trust = outcome.folder / "trust.json"
     screen.line(f"{command()} verify {outcome.bundle} --trust {trust}")
-    return record, report.exit_code == 0
+    return record, report.exit_code == 0 and not alarms(attacked)
 
 
 def _introduce(folder: Path, screen: Screen) -> None:

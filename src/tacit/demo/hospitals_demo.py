@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from tacit.demo import hospitals
+from tacit.demo.attack_part import alarms, show_attacks
 from tacit.demo.evidence_part import show_tampering, show_verification
 from tacit.demo.federated import RUN, Holding, holdings
 from tacit.demo.leader_view import LeaderView, leader_view_table
@@ -32,11 +33,13 @@ class Setting:
         folder: Of the results; exists.
         splits: Seeds of the splits, at least one.
         rounds: Other than the jobs say; None for what they say.
+        attacks: Rows of the table of attacks; all of them by default.
     """
 
     folder: Path
     splits: Sequence[int] = SPLITS
     rounds: int | None = None
+    attacks: Sequence[str] = ()
 
     def tasks(self) -> list[SplitTask]:
         """Two per split, so that two processes end at about the same time; the first is watched."""
@@ -52,7 +55,8 @@ def run_hospitals(setting: Setting, screen: Screen) -> tuple[dict[str, Any], boo
     """Runs and shows everything, and writes the results.
 
     Returns:
-        All figures, and whether the evidence held: the bundle verified and every flip was refused.
+        All figures, and whether all held: the bundle verified, every flip was refused, no attack raised an
+        alarm.
     """
     tasks = setting.tasks()
     first = tasks[0].federation("shared")
@@ -76,6 +80,9 @@ def run_hospitals(setting: Setting, screen: Screen) -> tuple[dict[str, Any], boo
     screen.heading("Evidence: a stranger can check the run offline")
     report = show_verification(first / RUN, screen)
     refused, flips = show_tampering(first / RUN, screen)
+    _, attacked = show_attacks(
+        first / "job.toml", setting.folder / "attacks", screen, setting.attacks
+    )
 
     record = {
         "data": "hospitals",
@@ -88,13 +95,14 @@ def run_hospitals(setting: Setting, screen: Screen) -> tuple[dict[str, Any], boo
         "leader_view": asdict(view),
         "verification": report.to_record(),
         "tampering": flips,
+        "attacks": attacked,
         "bundle": str(first / RUN / "bundle.zip"),
     }
     figures = write_results(setting.folder, record)
     _show_results(
         figures, write_plot(setting.folder, list(rows.values()), by_coalition), first, screen
     )
-    return record, report.exit_code == 0 and refused
+    return record, report.exit_code == 0 and refused and not alarms(attacked)
 
 
 def _introduce(setting: Setting, screen: Screen) -> None:
@@ -227,7 +235,10 @@ def _show_results(figures: Path, plot: Path | None, federation: Path, screen: Sc
     screen.line(f"figures   {figures}")
     screen.line(f"picture   {plot or 'none: matplotlib is not installed'}")
     screen.line(f"evidence  {run / 'bundle.zip'}")
+    page = figures.parent / "attacks" / "privacy.html"
+    screen.line(f"attacks   {page if page.exists() else 'none'}")
     screen.line("")
     screen.line(f"{tacit} verify {run / 'bundle.zip'} --trust {run / 'trust.json'}")
+    screen.line(f"{tacit} attack {federation / 'job.toml'}")
     screen.line(f"{tacit} budget show {federation / 'sites'}/*")
     screen.line(f"{tacit} init my-federation")
