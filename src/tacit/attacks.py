@@ -133,7 +133,8 @@ def attack_bench(
         quiet: Show no progress.
 
     Raises:
-        ConfigError: A package that is needed is missing, or the job's settings do not hold together.
+        ConfigError: A package that is needed is missing, the job's settings do not hold together, or the
+            folder cannot be made.
         RoundAborted: Stopped by the person at the keyboard; what is done is kept.
     """
     require_page()
@@ -141,6 +142,15 @@ def attack_bench(
     proven = prove(bench, len(default_sites(bench.base)) or SITES)
     digest = digest_of(bench).hex()
     folder = request.out or request.job.parent / "attacks" / _id(digest, request)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "attack.folder",
+            f"cannot make {folder}: {error.strerror}",
+            remedy="name another folder with --out",
+            file=str(folder),
+        ) from error
     columns = tuple(one for one in DEFENCES if not request.columns or one in request.columns)
     cells = cells_of(entries, columns)
     store = CellStore(folder / "cells", digest)
@@ -163,7 +173,6 @@ def attack_bench(
         proven=proven,
         gates=tuple(check(gate, results) for gate in request.gates),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
     write_atomic(folder / "report.json", text.encode())
     write_page(report, folder / "privacy.html")

@@ -122,6 +122,13 @@ def test_a_missing_job_is_named(capsys, tmp_path):
     assert "tacit init" in told
 
 
+def test_a_folder_that_cannot_be_made_is_named(place, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    code, printed, _ = run(capsys, place / "job.toml", "--out", tmp_path / "file", "--json")
+    assert code == 1
+    assert json.loads(printed)["code"] == "attack.folder"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
