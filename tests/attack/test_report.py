@@ -223,6 +223,18 @@ def test_too_few_trials_are_not_green():
     assert not unsettled(CHANCE)
 
 
+def test_outside_tacits_column_an_attack_may_stay_away_but_not_fail():
+    none = Findings("x", {}, notes=("at this profile in Tacit's column only",))
+    for defence, outcome, verdict in (
+        ("noise", none, "at chance"),
+        ("tacit", none, "not measured"),
+        ("noise", Failure("x"), "not measured"),
+    ):
+        both = [result("membership", defence, outcome, attack="b"), result("membership", defence)]
+        assert view_cell(both).verdict == verdict
+        assert view_cell(both[:1]).verdict == "not measured"
+
+
 def test_without_tacits_column_nothing_is_green():
     made = report([result(row, "plain") for row in ROWS])
     assert made.verdict[0] == "red"
