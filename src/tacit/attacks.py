@@ -32,7 +32,7 @@ from tacit.files import write_atomic
 from tacit.party.job import JobSpec
 from tacit.show import console, plain
 
-__all__ = ["Request", "attack_job", "data_of", "show_report"]
+__all__ = ["Request", "attack_bench", "attack_job", "data_of", "show_report"]
 
 SITES = 4
 """Where the job's federation has no site folders beside it."""
@@ -108,7 +108,6 @@ def attack_job(request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
         PolicyDenied: The data are not declared public.
         RoundAborted: Stopped by the person at the keyboard; what is done is kept.
     """
-    require_page()
     if not request.job.exists():
         raise ConfigError(
             "job.missing",
@@ -116,19 +115,48 @@ def attack_job(request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
             remedy="change to the folder of a federation, name the job file, or run 'tacit init'",
             file=str(request.job),
         )
-    entries = load_attacks(request.only, request.modules)
     spec = JobSpec.load(request.job)
     contract = data_of(request.job, spec, request.data)
     recipe = Recipe(str(request.job), str(contract), request.seed, request.profile)
-    bench = recipe.open()
+    return attack_bench(recipe.open(), request, recipe, quiet=quiet)
+
+
+def attack_bench(
+    bench: Workbench, request: Request, recipe: Recipe | None = None, *, quiet: bool = False
+) -> tuple[Report, Path]:
+    """The same for a workbench that is there already.
+
+    Args:
+        bench: What is attacked; ``request`` says the rest.
+        request: What to do.
+        recipe: How a worker process gets to ``bench``; without one everything runs in this process.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: A package that is needed is missing, the job's settings do not hold together, or the
+            folder cannot be made.
+        RoundAborted: Stopped by the person at the keyboard; what is done is kept.
+    """
+    require_page()
+    entries = load_attacks(request.only, request.modules)
+    proven = prove(bench, len(default_sites(bench.base)) or SITES)
     digest = digest_of(bench).hex()
     folder = request.out or request.job.parent / "attacks" / _id(digest, request)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "attack.folder",
+            f"cannot make {folder}: {error.strerror}",
+            remedy="name another folder with --out",
+            file=str(folder),
+        ) from error
     columns = tuple(one for one in DEFENCES if not request.columns or one in request.columns)
     cells = cells_of(entries, columns)
     store = CellStore(folder / "cells", digest)
-    jobs = request.jobs or default_jobs()
     try:
         with _progress(cells, quiet=quiet) as watcher:
+            jobs = request.jobs or default_jobs()
             results = Suite(bench, cells, store, recipe, jobs, watcher).run()
     except KeyboardInterrupt:
         raise RoundAborted(
@@ -142,10 +170,9 @@ def attack_job(request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
         rows=rows_of(request.only),
         columns=columns,
         results=tuple(sorted(results, key=_order)),
-        proven=prove(bench, len(default_sites(bench.base)) or SITES),
+        proven=proven,
         gates=tuple(check(gate, results) for gate in request.gates),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
     write_atomic(folder / "report.json", text.encode())
     write_page(report, folder / "privacy.html")

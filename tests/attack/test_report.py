@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tacit.attack.cells import CellResult, Failure
 from tacit.attack.defences import DEFENCES
-from tacit.attack.drawings import draw_picture
+from tacit.attack.drawings import _seen, draw_picture
 from tacit.attack.findings import Curve, Findings, Picture, Roc
 from tacit.attack.gate import Gate, check
 from tacit.attack.measure import Ceiling, Estimate, difference, proportion
@@ -223,6 +223,18 @@ def test_too_few_trials_are_not_green():
     assert not unsettled(CHANCE)
 
 
+def test_outside_tacits_column_an_attack_may_stay_away_but_not_fail():
+    none = Findings("x", {}, notes=("at this profile in Tacit's column only",))
+    for defence, outcome, verdict in (
+        ("noise", none, "at chance"),
+        ("tacit", none, "not measured"),
+        ("noise", Failure("x"), "not measured"),
+    ):
+        both = [result("membership", defence, outcome, attack="b"), result("membership", defence)]
+        assert view_cell(both).verdict == verdict
+        assert view_cell(both[:1]).verdict == "not measured"
+
+
 def test_without_tacits_column_nothing_is_green():
     made = report([result(row, "plain") for row in ROWS])
     assert made.verdict[0] == "red"
@@ -429,3 +441,12 @@ def test_measured_figures_of_the_estimators_get_their_verdicts():
     assert judge(difference((900, 1000), (500, 1000), ceiling=0.1)) == "broken"
     assert judge(difference((600, 1000), (500, 1000), ceiling=0.3)) == "leaks"
     assert interval(difference((520, 1000), (500, 1000))).startswith("-")
+
+
+def test_a_roc_is_drawn_from_where_it_was_measured():
+    sharp = Roc("a", ((0.0, 0.0), (0.0, 0.4), (0.01, 0.4), (0.02, 0.6), (1.0, 1.0)))
+    assert _seen(sharp, 0.001).tolist() == [[0.01, 0.4], [0.02, 0.6], [1.0, 1.0], [1.0, 1.0]]
+    perfect = Roc("a", ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
+    assert _seen(perfect, 0.005)[0].tolist() == [0.005, 1.0]
+    assert _seen(perfect, 1.0)[0].tolist() == [0.01, 1.0]
+    assert _seen(Roc("a", ()), 1.0).tolist() == [[0.01, 0.0], [1.0, 1.0]]

@@ -43,7 +43,8 @@ def run(capsys, *arguments):
 
 
 def test_a_part_of_the_suite_for_people_then_for_scripts(place, capsys):
-    chosen = ["--only", "membership", "--profile", "demo", "--column", "tacit", "masking"]
+    chosen = ["--only", "membership", "--profile", "demo", "--jobs", "1"]
+    chosen += ["--column", "tacit", "masking"]
     code, printed, told = run(capsys, place / "job.toml", *chosen)
     assert code == 0
     assert max(map(len, printed.splitlines())) <= 120
@@ -119,6 +120,13 @@ def test_a_missing_job_is_named(capsys, tmp_path):
     code, _, told = run(capsys, tmp_path / "job.toml")
     assert code == 1
     assert "tacit init" in told
+
+
+def test_a_folder_that_cannot_be_made_is_named(place, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    code, printed, _ = run(capsys, place / "job.toml", "--out", tmp_path / "file", "--json")
+    assert code == 1
+    assert json.loads(printed)["code"] == "attack.folder"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.findings import Curve, Roc
@@ -20,6 +21,8 @@ __all__ = ["draw_curves", "draw_picture", "draw_rocs"]
 
 MARKS = ("o", "s", "^", "D", "v")
 LEAST_RATE = 1e-4
+MOST_START = 0.01
+"""Where a curve begins whose own points do not tell."""
 SHIFT = 0.006
 """Lines at the same place are drawn beside each other: part of the axis that one is moved by."""
 
@@ -58,9 +61,9 @@ def draw_rocs(rocs: Sequence[tuple[Defence, Roc]], ceiling: Ceiling) -> str:
         bounds = [ceiling.true_positives(rate) for rate in rates]
         label = "bound of DP on the job"
         axes.plot(rates, bounds, color=INK, linestyle="--", linewidth=1.2, label=label)
+    finest = min((_finest(roc) for _, roc in rocs), default=1.0)
     for column, roc in rocs:
-        points = np.asarray([*roc.points, (1.0, 1.0)], np.float64).reshape(-1, 2)
-        x, y = np.maximum(points, LEAST_RATE).T
+        x, y = np.maximum(_seen(roc, finest), LEAST_RATE).T
         style = {"where": "post", "linewidth": 1.8, "color": _colour(column)}
         axes.step(x, y, label=TITLES[column], **style)
     axes.set_xlim(LEAST_RATE, 1.0)
@@ -70,6 +73,20 @@ def draw_rocs(rocs: Sequence[tuple[Defence, Roc]], ceiling: Ceiling) -> str:
     axes.grid(color=PALE, linewidth=0.5)
     _legend(figure, axes)
     return as_svg(figure, "roc")
+
+
+def _finest(roc: Roc) -> float:
+    """The smallest false positive rate that was told from none at all."""
+    return min((x for x, _ in roc.points if LEAST_RATE < x < 1.0), default=1.0)
+
+
+def _seen(roc: Roc, finest: float) -> NDArray[np.float64]:
+    """The points of a curve from where it was measured: a rate of one in a thousand needs a thousand trials."""
+    own = _finest(roc)
+    start = own if own < 1.0 else min(finest, MOST_START)
+    first = max((y for x, y in roc.points if x <= start), default=0.0)
+    rest = [(x, y) for x, y in roc.points if x > start]
+    return np.asarray([(start, first), *rest, (1.0, 1.0)], np.float64)
 
 
 def draw_curves(curves: Sequence[tuple[Defence, Curve]]) -> str:

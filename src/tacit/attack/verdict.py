@@ -130,8 +130,8 @@ def is_check(result: CellResult) -> bool:
 def view_cell(results: Sequence[CellResult]) -> CellView:
     """The cell of a row and a column from the results of all its attacks.
 
-    Guarantee: an attack that failed, or measured nothing, leaves a cell ``not measured`` or worse; an alarm
-    of any attack is the cell's. Checked by
+    Guarantee: an attack that failed leaves a cell ``not measured`` or worse, and in Tacit's own column so
+    does one that measured nothing; an alarm of any attack is the cell's. Checked by
     ``tests/attack/test_report.py::test_what_is_not_measured_is_never_green`` and
     ``::test_an_alarm_anywhere_is_never_green``.
     """
@@ -141,11 +141,15 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     alarms = tuple(
         alarm for result in results if result.findings for alarm in result.findings.alarms
     )
-    failed = [f"{result.attack}: {result.reason}" for result in results if result.reason]
     heads = [
         (result.attack, *next(iter(result.findings.measured.items())))
         for result in results
         if result.findings and result.findings.measured and not is_check(result)
+    ]
+    failed = [
+        f"{result.attack}: {result.reason}"
+        for result in results
+        if result.reason and (not heads or not _stays_away(result))
     ]
     if not heads:
         failed = failed or ["checks only, and no attack"]
@@ -161,6 +165,11 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
         verdict = "alarm"
     reason = "; ".join(failed)
     return CellView(verdict, attack, metric, estimate, reason, alarms, names, len(heads))
+
+
+def _stays_away(result: CellResult) -> bool:
+    """Outside Tacit's own column an attack may choose to measure nothing beside another; none may fail."""
+    return result.findings is not None and result.defence != "tacit"
 
 
 def unsettled(estimate: Estimate) -> bool:
