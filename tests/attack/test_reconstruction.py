@@ -130,23 +130,23 @@ def test_signed_adam_finds_a_digit_too(digit):
     seen = 7.0 * updates.rows(theta, pool.features[:1], pool.labels[:1])[0]
     start = drawn("adam").uniform(-0.5, 0.5, (1, 64))
     target = Observed(theta, seen, pool.labels[:1])
-    found = cosine_descent(updates, target, start, iterations=250, image=pool.image)
+    found = cosine_descent(updates, target, start, iterations=150, image=pool.image)
     assert psnr(pool.restored(found.records, np.array([0])), pool.values[:1])[0] > 20.0
 
 
-def test_one_sum_over_four_sites_falls_apart(digit):
+def test_one_sum_over_three_sites_falls_apart(digit):
     workload, pool = digit
-    rows = np.array([1, 12, 123, 1234])
+    rows = np.array([1, 12, 123])
     updates, theta = updates_of(workload), workload.first(b"e" * 32).theta[None]
     total = updates.rows(theta, pool.features[rows], pool.labels[rows]).sum(axis=1)
     shares = workload.model.model.scores(theta[0], pool.features)
-    labels = labels_of_sum(total[0, last_bias(workload.state_layout, 10)], shares, 4)
+    labels = labels_of_sum(total[0, last_bias(workload.state_layout, 10)], shares, 3)
     assert sorted(labels) == sorted(pool.labels[rows])
     target = Observed(theta, total, labels)
     found = search(updates, target, drawn("sum"), Search(restarts=6, iterations=80))
     values = pool.restored(found.records, rows)
     assert pool.recovered(values, rows).all()
-    assert not pool.recovered(np.full((4, 64), 0.5), rows).any()
+    assert not pool.recovered(np.full((3, 64), 0.5), rows).any()
 
 
 def test_least_squares_names_the_members_of_a_sum(digit):

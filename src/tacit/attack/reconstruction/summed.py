@@ -44,7 +44,7 @@ class _Tally:
 
 def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Separates sums of single-record updates, with and without a list of candidates."""
-    sizes = {"demo": (SITES,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
+    sizes = {"demo": (4,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
     runs = bench.pick(2, 4, 10)
     chosen = bench.generator("reconstruction", "sums")
     tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
@@ -65,7 +65,7 @@ def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -
 def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
     """One round, or several where the model is linear."""
     linear = bench.job.model == "logistic"
-    rounds = min(bench.job.rounds, LINEAR_ROUNDS) if linear else 1
+    rounds = min(bench.job.rounds, bench.pick(4, LINEAR_ROUNDS, LINEAR_ROUNDS)) if linear else 1
     return run_singles(bench, defence, rows, rounds=rounds)
 
 
@@ -148,7 +148,7 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
     def told(size: int) -> str:
         return f"from {rounds} sum{'s' if rounds > 1 else ''} over {size} sites; {criterion(pool)}"
 
-    largest = SITES
+    largest = max(size for size in tallies if size <= SITES)
     last = tallies[largest]
     rows = np.concatenate([tally.rows for tally in last])
     found = np.concatenate([tally.found for tally in last])
