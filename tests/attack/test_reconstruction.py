@@ -122,6 +122,7 @@ def test_local_steps_hide_no_digit(digit):
     assert pool.reconstructed(pool.restored(found.records, np.array([9])), np.array([9])).all()
 
 
+@pytest.mark.slow
 def test_signed_adam_finds_a_digit_too(digit):
     from tacit.attack.reconstruction.modules import cosine_descent
 

@@ -81,7 +81,7 @@ def attack_planted(bench: Workbench, defence: Defence, on_progress: OnProgress) 
         "quick": ((8, 1), (8, 8)),
         "full": ((8, 1), (16, 1), (8, 8), (16, 8)),
     }
-    runs = bench.pick(1, 3, 10)
+    runs = bench.pick(1, 2, 10)
     if defence == "noise" and bench.profile != "full":  # many rounds, until everybody was sampled
         shapes, runs = {bench.profile: ((8, 8),)}, bench.pick(1, 2, 2)
     tallies: dict[tuple[int, int], list[_Tally]] = {}
