@@ -63,7 +63,7 @@ def invert(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findi
     if bench.job.features.map != "none" or bench.job.training.local_layers:
         note = "Not measured: inversion needs the whole model, over columns."
         return Findings(Adversary.released().name, {}, (note,))
-    number = bench.pick(1, 4 if bench.job.model == "logistic" else 2, 10)
+    number = bench.pick(1, 4 if bench.job.model == "logistic" else 1, 10)
     runs = []
     for index in range(number):
         runs.append(_run(bench, defence, index))
@@ -78,7 +78,7 @@ def _run(bench: Workbench, defence: Defence, index: int) -> _Run:
     third = len(order) // 3
     members = np.zeros(len(order), dtype=np.bool_)
     members[order[:third]] = True
-    rounds = min(bench.job.rounds, bench.pick(6, 10, bench.job.rounds))
+    rounds = min(bench.job.rounds, bench.pick(6, 8, bench.job.rounds))
     training = None
     if defence in ("plain", "clipping", "masking") and bench.job.training.algorithm != "sgd":
         training = {"algorithm": "sgd"}

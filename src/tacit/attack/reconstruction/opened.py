@@ -68,20 +68,23 @@ class _Result:
 
 def attack_opened(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Reconstructs records from single updates, and picks them out of all public records."""
-    count = bench.pick(SITES, 2 * SITES, 8 * SITES)
-    steps = (0,) if defence == "noise" else bench.pick(0, 1, 1) * (4, 16)
+    count, few = bench.pick(4, 2 * SITES, 8 * SITES), bench.pick(4, 4, SITES)
+    steps: tuple[int, ...] = {"demo": (), "quick": (4,), "full": (4, 16)}[bench.profile]
+    if defence == "noise":
+        count = bench.pick(4, SITES, 8 * SITES)
+    if defence == "noise" or (defence == "clipping" and bench.profile != "full"):
+        steps = ()
     chosen = bench.generator("reconstruction", "records")
     rows = chosen.choice(len(bench.data), min(count, len(bench.data)), replace=False)
-    whole = len(rows) + SITES * len(steps)
+    whole = len(rows) + few * len(steps)
     pool, main = _attack(bench, defence, rows, 0, lambda done: on_progress(done * count / whole))
     points: list[tuple[float, Estimate]] = []
-    if defence != "noise":
+    if steps:
         points.append((1.0, _rate(pool, main)))
         for index, number in enumerate(steps):
-            done = (len(rows) + SITES * index) / whole
-            _, some = _attack(bench, defence, rows[:SITES], number, lambda _: None)
+            _, some = _attack(bench, defence, rows[:few], number, lambda _: None)
             points.append((float(number), _rate(pool, some)))
-            on_progress(done)
+            on_progress((len(rows) + few * (index + 1)) / whole)
     on_progress(1.0)
     return _findings(defence, pool, main, tuple(points))
 
@@ -111,7 +114,7 @@ def _attack(
         for site in run.sites:
             record = record_of_update(run, updates, *run.single(site), generator)
             found.append(pool.restored(record[None], rows)[0])
-            named.append(_named(run, updates, *run.single(site), cache))
+            named.append(-1 if steps else _named(run, updates, *run.single(site), cache))
             on_progress(min(1.0, len(found) / len(rows)))
     assert pool is not None
     return pool, _Result(rows, np.stack(found)[: len(rows)], np.array(named)[: len(rows)])

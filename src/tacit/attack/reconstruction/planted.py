@@ -15,7 +15,7 @@ from tacit.attack.reconstruction.imprint import planted_model, separated
 from tacit.attack.reconstruction.opened import criterion, pictures_of
 from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.refusal import Lie, another_model, forged_sum, tell
-from tacit.attack.reconstruction.runs import over_runs, shared_draws
+from tacit.attack.reconstruction.runs import shared_draws
 from tacit.attack.scratch import ScratchFederation
 from tacit.attack.transcript import Transcript
 from tacit.attack.view import View
@@ -149,10 +149,11 @@ def _separated(transcript: Transcript, view: View, pool: Pool) -> Floats:
 def _findings(defence: Defence, tallies: dict[tuple[int, int], list[_Tally]]) -> Findings:
     def rate(shape: tuple[int, int]) -> Any:
         some, (sites, each) = tallies[shape], shape
-        return over_runs(
+        return shared_draws(
             [int(tally.recovered.sum()) for tally in some],
             [len(tally.rows) for tally in some],
             null=pool.null,
+            ceiling=None,
             how=f"{sites} sites with {each} records each, {BINS} bins; {criterion(pool)}",
         )
 

@@ -179,7 +179,7 @@ def shared_draws(
     ceiling: float | None,
     how: str = "",
 ) -> Estimate:
-    """A rate of rare events that share a run's noise: the wider of two intervals at either end.
+    """A rate whose trials in a run share little, noise or bins: the wider of two intervals at either end.
 
     Args:
         hits: By run.
@@ -193,6 +193,6 @@ def shared_draws(
     if len(hits) > 1 and len({h / t for h, t in zip(hits, trials, strict=True)}) > 1:
         between = over_runs(hits, trials, null=null)
         low, high = min(low, between.low), max(high, between.high)
-    method = f"Clopper-Pearson, widened by Student t over {len(hits)} runs that share their noise"
+    method = f"Clopper-Pearson over all trials, widened by Student t over {len(hits)} run(s)"
     method += f"; {how}" if how else ""
     return Estimate(exact.value, low, high, null, ceiling, exact.trials, "share", method)

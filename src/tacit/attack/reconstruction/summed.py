@@ -27,6 +27,9 @@ Rows = NDArray[np.int64]
 LINEAR_ROUNDS = 8
 """A linear model's sum has too few coordinates for many records: that many rounds make up for it."""
 
+CANDIDATES = 1024
+"""Records that the adversary chooses among, members and others: all of a small pool."""
+
 PRIOR_WEIGHT = 1e-7
 """Squared rounding errors of a linear model's sums, relative to the sums."""
 
@@ -44,13 +47,14 @@ class _Tally:
 
 def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Separates sums of single-record updates, with and without a list of candidates."""
-    sizes = {"demo": (SITES,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
-    runs = bench.pick(2, 4, 10)
+    sizes = {"demo": (4,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
+    amounts = {size: bench.pick(2, 3 if size == SITES else 2, 10) for size in sizes}
     chosen = bench.generator("reconstruction", "sums")
     tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
-    pool, rounds, done, whole = None, 1, 0, runs * sum(sizes)
+    pool, rounds, done = None, 1, 0
+    whole = sum(size * amounts[size] for size in sizes)
     for size in sizes:
-        for number in range(runs):
+        for number in range(amounts[size]):
             rows = chosen.choice(len(bench.data), size, replace=False)
             generator = bench.generator("reconstruction", "sum search", size, number)
             run = _run(bench, defence, rows)
@@ -65,7 +69,7 @@ def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -
 def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
     """One round, or several where the model is linear."""
     linear = bench.job.model == "logistic"
-    rounds = min(bench.job.rounds, LINEAR_ROUNDS) if linear else 1
+    rounds = min(bench.job.rounds, bench.pick(4, LINEAR_ROUNDS, LINEAR_ROUNDS)) if linear else 1
     return run_singles(bench, defence, rows, rounds=rounds)
 
 
@@ -74,9 +78,12 @@ def _attack(run: SingleRun, generator: np.random.Generator) -> _Tally:
     theta, totals = run.sums()
     found = records_of_sum(run, updates, theta, totals, generator)
     values = run.pool.restored(found.records, run.rows)
-    candidates = updates.rows(theta, run.pool.features, run.pool.labels)
-    shares = candidates.transpose(1, 0, 2).reshape(len(run.pool), -1)
-    members, _ = members_of_sum(totals.ravel(), shares)
+    others = np.setdiff1d(np.arange(len(run.pool)), run.rows)
+    amount = min(CANDIDATES, len(run.pool)) - len(run.rows)
+    listed = np.sort(np.concatenate([run.rows, generator.choice(others, amount, replace=False)]))
+    candidates = updates.rows(theta, run.pool.features[listed], run.pool.labels[listed])
+    shares = candidates.transpose(1, 0, 2).reshape(len(listed), -1)
+    members = listed[members_of_sum(totals.ravel(), shares)[0]]
     right = run.pool.same(members[:, None], run.rows[None, :])
     return _Tally(
         rows=run.rows,
@@ -137,18 +144,19 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
 
     def recall(size: int) -> Estimate:
         some = tallies[size]
-        how = f"members of a sum of {size} among {len(pool):,} candidates, by least squares"
+        listed = min(CANDIDATES, len(pool))
+        how = f"members of a sum of {size} among {listed:,} candidates, by least squares"
         return over_runs(
             [tally.members for tally in some],
             [size] * len(some),
-            null=size / len(pool),
+            null=size / listed,
             how=how,
         )
 
     def told(size: int) -> str:
         return f"from {rounds} sum{'s' if rounds > 1 else ''} over {size} sites; {criterion(pool)}"
 
-    largest = SITES
+    largest = max(size for size in tallies if size <= SITES)
     last = tallies[largest]
     rows = np.concatenate([tally.rows for tally in last])
     found = np.concatenate([tally.found for tally in last])
