@@ -52,12 +52,17 @@ def test_what_records_add_is_what_the_protocol_summed(bench):
         target = next(iter(targets(bench, defence, design)))
         data = target.workload.prepare(take(bench.data.batch, design.pool))
         for one in observed(target, data):
-            assert np.allclose(one.rows[target.members].sum(axis=0), one.sums.sum(axis=0), atol=1e-9)
+            assert np.allclose(
+                one.rows[target.members].sum(axis=0), one.sums.sum(axis=0), atol=1e-9
+            )
 
 
 def test_noise_keeps_the_figures_within_their_ceilings(bench):
     findings = attack_records(bench, "tacit", small(4, rounds=3), nothing)
-    deviation = {"advantage": 1 / 16, "auc": 1 / np.sqrt(12 * 64)}  # of 256 records, half of them in
+    deviation = {
+        "advantage": 1 / 16,
+        "auc": 1 / np.sqrt(12 * 64),
+    }  # of 256 records, half of them in
     for family in ("", "informed.", "released."):
         for metric, one in deviation.items():
             found = findings.measured[f"membership.{family}{metric}"]

@@ -83,4 +83,7 @@ def test_noisy_sums_are_reported_for_a_run_and_for_one_release(bench):
     assert shares[-1] == 1.0 and shares == sorted(shares)
     assert {"property.auc", "property.release.auc"} <= set(findings.measured)
     assert any("No ceiling" in note for note in findings.notes)
-    assert {curve.metric for curve in findings.curves} == {"property.label.auc", "property.input.auc"}
+    assert {curve.metric for curve in findings.curves} == {
+        "property.label.auc",
+        "property.input.auc",
+    }

@@ -58,7 +58,7 @@ def design_for(bench: Workbench, defence: Defence) -> Design:
     """
     slow = bench.job.model != "logistic"
     order = bench.generator("membership", "pool").permutation(len(bench.data))
-    most = bench.pick(96, (800 if defence == "tacit" else 448) if slow else 640, 800)
+    most = bench.pick(96, (512 if defence == "tacit" else 384) if slow else 640, 800)
     pool, rest = order[:most], order[most : most + MOST_POPULATION]
     tacit = bench.pick(4, 9 if slow else 20, 24)
     return Design(
