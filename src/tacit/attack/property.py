@@ -142,7 +142,11 @@ class _Simulated:
 
     @classmethod
     def draw(
-        cls, own: Reference, shape: tuple[int, int, int], rate: float, generator: np.random.Generator
+        cls,
+        own: Reference,
+        shape: tuple[int, int, int],
+        rate: float,
+        generator: np.random.Generator,
     ) -> _Simulated:
         """So many updates of so many sites with so many records each, of which the first is the target."""
         number, sites, records = shape
@@ -250,7 +254,10 @@ def run_property(bench: Workbench, defence: Defence, on_progress: OnProgress) ->
     measured = _measured(trials, "")
     if private:
         release, _ = setting.series(
-            "release", bench.pick(6, 36 if slow else 80, 440), bench.job.rounds, lambda d: on_progress(0.5 + 0.4 * d)
+            "release",
+            bench.pick(6, 36 if slow else 80, 440),
+            bench.job.rounds,
+            lambda d: on_progress(0.5 + 0.4 * d),
         )
         measured |= _measured(release, "release.")
     curves = _curves(setting, scratch, noise)
@@ -289,7 +296,9 @@ def _curves(setting: _Setting, scratch: ScratchFederation, noise: float) -> tupl
         shape = (place, RECORDS) if over_cohort else (SITES, place)
         for name, one in _simulated_auc(setting, scratch, shape, noise).items():
             points[name].append((float(place), one))
-    return tuple(Curve(f"property.{name}.auc", over, tuple(found)) for name, found in points.items())
+    return tuple(
+        Curve(f"property.{name}.auc", over, tuple(found)) for name, found in points.items()
+    )
 
 
 def _simulated_auc(

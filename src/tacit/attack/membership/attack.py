@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from tacit.attack.defences import Defence
 from tacit.attack.findings import Curve, Findings, OnProgress, Roc
 from tacit.attack.measure import Ceiling, Estimate, ceiling_of
 from tacit.attack.membership import scores
+from tacit.attack.membership.clients import client_membership
 from tacit.attack.membership.judge import judge, roc
 from tacit.attack.membership.targets import (
     SITES,
@@ -28,16 +29,15 @@ from tacit.connect import take
 from tacit.party.workload import TrainingData
 from tacit.privacy.plan import Plan
 
-__all__ = ["design_for", "run_membership"]
+__all__ = ["attack_records", "design_for", "released_scores", "run_membership"]
 
 Floats = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
-ON_UPDATES = ("matched", "joint")
 LEAST_POPULATION = 64
 MOST_POPULATION = 256
-SINGLE: tuple[Defence, ...] = ("plain", "clipping", "noise")
-PRIVATE: tuple[Defence, ...] = ("noise", "tacit")
+NARROW = 16
+"""Width of a ring in which vectors travel rotated and rounded at random: no known updates to compare."""
 
 
 @dataclass(slots=True)
@@ -58,13 +58,13 @@ def design_for(bench: Workbench, defence: Defence) -> Design:
     """
     slow = bench.job.model != "logistic"
     order = bench.generator("membership", "pool").permutation(len(bench.data))
-    most = bench.pick(96, 448 if slow else 640, 800)
+    most = bench.pick(96, (512 if defence == "tacit" else 384) if slow else 640, 800)
     pool, rest = order[:most], order[most : most + MOST_POPULATION]
     tacit = bench.pick(4, 9 if slow else 20, 24)
     return Design(
         pool=np.sort(pool),
         population=rest if len(rest) >= LEAST_POPULATION else rest[:0],
-        targets=tacit if defence == "tacit" else bench.pick(3, 4, 6),
+        targets=tacit if defence == "tacit" else bench.pick(3, 3 if slow else 4, 6),
         rounds=min(bench.job.rounds, bench.pick(2, 6 if slow else 8, bench.job.rounds)),
         shadows=bench.pick(4, 8 if slow else 32, 32 if slow else 128),
     )
@@ -73,6 +73,19 @@ def design_for(bench: Workbench, defence: Defence) -> Design:
 def run_membership(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """All attacks on one column; see ``Attack.run``."""
     design = design_for(bench, defence)
+    findings = attack_records(bench, defence, design, lambda done: on_progress(0.85 * done))
+    runs = bench.pick(3, 12, 48) if defence == "tacit" else bench.pick(2, 3, 6)
+    measured = dict(findings.measured)
+    if bench.job.aggregation.ring_bits > NARROW:
+        measured |= client_membership(bench, defence, runs, lambda d: on_progress(0.85 + 0.15 * d))
+    on_progress(1.0)
+    return replace(findings, measured=measured)
+
+
+def attack_records(
+    bench: Workbench, defence: Defence, design: Design, on_progress: OnProgress
+) -> Findings:
+    """The attacks on records, so much of them as the design says."""
     everybody = np.concatenate([design.pool, design.population])
     collected, prepared, last = _Collected(), None, None
     for number, target in enumerate(targets(bench, defence, design)):
@@ -144,7 +157,7 @@ def released_scores(
     return {name: list(values) for name, values in found.items()}
 
 
-def ceilings(defence: Defence, plan: Plan) -> tuple[Ceiling | None, Ceiling | None]:
+def _ceilings(defence: Defence, plan: Plan) -> tuple[Ceiling | None, Ceiling | None]:
     """What theory allows of a record's membership: against the column's adversary, and the released model."""
     if plan.unit == "client":
         return None, None
@@ -163,7 +176,7 @@ def _findings(
 ) -> Findings:
     design, plan = setting
     members = collected.members
-    against, outside = ceilings(defence, plan)
+    against, outside = _ceilings(defence, plan)
     families: dict[str, tuple[Mapping[str, list[Floats]], Ceiling | None]] = {
         "": ({**collected.by_updates, **released}, against),
         "released.": (released, outside),
@@ -185,7 +198,7 @@ def _findings(
         points["informed"] = collected.informed
     rocs: tuple[Roc, ...] = tuple(roc(name, found, members) for name, found in points.items())
     return Findings(
-        adversary=bench_adversary(defence, plan),
+        adversary=_adversary(defence, plan),
         measured=measured,
         notes=_notes(bench, defence, design, chosen, bool(collected.by_updates)),
         curves=_curves(collected, against),
@@ -201,7 +214,7 @@ def _findings(
     )
 
 
-def bench_adversary(defence: Defence, plan: Plan) -> str:
+def _adversary(defence: Defence, plan: Plan) -> str:
     """Who looked, in words."""
     if defence in ("plain", "clipping"):
         return "leader, sees every site's update"

@@ -172,7 +172,10 @@ def _fold(scores: Sequence[Floats], members: Sequence[Marks], run: int) -> _Fold
     descending = np.sort(negative)[::-1]
     for metric, rate in LOW_RATES.items():
         limit = descending[min(math.floor(rate * len(negative)), len(negative) - 1)]
-        true[metric], false[metric] = float((inside > limit).mean()), float((outside > limit).mean())
+        true[metric], false[metric] = (
+            float((inside > limit).mean()),
+            float((outside > limit).mean()),
+        )
         seen[metric] = float((positive > limit).mean())
     advantage = float((inside >= threshold).mean() - (outside >= threshold).mean())
     return _Fold(advantage, expected, true, false, seen)

@@ -40,7 +40,8 @@ def _deviation(values: Floats, mean: Floats, mask: Marks) -> Floats:
     squares = np.where(mask, (values - mean) ** 2, 0.0)
     counts = mask.sum(axis=0)
     if counts.min() >= ENOUGH:
-        return np.maximum(np.sqrt(squares.sum(axis=0) / (counts - 1)), LEAST_DEVIATION)
+        own: Floats = np.sqrt(squares.sum(axis=0) / (counts - 1))
+        return np.maximum(own, LEAST_DEVIATION)
     free = max(1, int(counts.sum()) - values.shape[1])
     pooled = math.sqrt(float(squares.sum()) / free)
     return np.full(values.shape[1], max(pooled, LEAST_DEVIATION))
@@ -50,8 +51,8 @@ def _mean(values: Floats, mask: Marks) -> Floats:
     counts = mask.sum(axis=0)
     if not counts.all():
         raise ValueError("every record needs a shadow model of the kind")
-    total: Floats = np.where(mask, values, 0.0).sum(axis=0)
-    return total / counts
+    mean: Floats = np.where(mask, values, 0.0).sum(axis=0) / counts
+    return mean
 
 
 def lira_offline(target: Floats, shadow: Floats, inside: Marks) -> Floats:

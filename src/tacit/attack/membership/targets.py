@@ -24,7 +24,17 @@ from tacit.privacy.integers import encode_records
 from tacit.privacy.outer import encode_outer
 from tacit.privacy.plan import Plan
 
-__all__ = ["SITES", "Design", "Drawn", "Target", "losses_of", "observed", "rows_at", "shadows", "targets"]
+__all__ = [
+    "SITES",
+    "Design",
+    "Drawn",
+    "Target",
+    "losses_of",
+    "observed",
+    "rows_at",
+    "shadows",
+    "targets",
+]
 
 Floats = NDArray[np.float64]
 Marks = NDArray[np.bool_]
@@ -107,7 +117,10 @@ def targets(bench: Workbench, defence: Defence, design: Design) -> Iterator[Targ
         members = coins(generator, len(design.pool))
         rows = generator.permutation(design.pool[members])
         scratch = bench.scratch(
-            defence, np.array_split(rows, SITES), rounds=design.rounds, privacy=design.privacy(bench.job, defence)
+            defence,
+            np.array_split(rows, SITES),
+            rounds=design.rounds,
+            privacy=design.privacy(bench.job, defence),
         )
         transcript = scratch.run()
         yield Target(scratch, transcript, bench.view(defence, transcript), members)
@@ -177,7 +190,11 @@ def losses_of(workload: Workload, released: Floats, data: TrainingData) -> Float
 
 
 def shadows(
-    workload: Workload, plan: Plan, data: TrainingData, design: Design, generator: np.random.Generator
+    workload: Workload,
+    plan: Plan,
+    data: TrainingData,
+    design: Design,
+    generator: np.random.Generator,
 ) -> tuple[Floats, Marks]:
     """The adversary's own models of the same job: losses of all records, and which of the pool each saw.
 

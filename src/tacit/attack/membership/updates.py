@@ -147,7 +147,7 @@ def informed(rounds: Sequence[Observed], members: NDArray[np.bool_]) -> Floats:
         members: ``bool[n]``; entry i enters the scores of the others alone.
 
     Returns:
-        ``float64[n]``.
+        ``float64[n]``, on the scale of ``over_sources``.
     """
     total = np.zeros(len(members))
     for one in rounds:
@@ -157,16 +157,22 @@ def informed(rounds: Sequence[Observed], members: NDArray[np.bool_]) -> Floats:
         known = one.rate * (one.rows[members].sum(axis=0) - one.rows * members[:, None])
         product = np.einsum("ir,ir->i", weighted, one.sums[0] - known)
         total += _sampled(product, own, one.rate)
-    return total
+    return np.arcsinh(total)
 
 
 def _sampled(product: Floats, own: Floats, rate: float) -> Floats:
     ratio = product - 0.5 * own
     if rate >= 1.0:
         return ratio
-    return np.logaddexp(np.log1p(-rate), np.log(rate) + ratio)
+    mixed: Floats = np.logaddexp(np.log1p(-rate), np.log(rate) + ratio)
+    return mixed
 
 
 def over_sources(ratios: Floats) -> Floats:
-    """The ratio of being in any one of the sources, each as likely: ``float64[n, s]`` to ``float64[n]``."""
-    return np.logaddexp.reduce(ratios, axis=1) - np.log(ratios.shape[1])
+    """The ratio of being in any one of the sources, each as likely: ``float64[n, s]`` to ``float64[n]``.
+
+    Given as its inverse hyperbolic sine: exact sums make ratios of many orders of magnitude, and a threshold
+    halfway between those of one run's records would mean nothing in another.
+    """
+    found: Floats = np.arcsinh(np.logaddexp.reduce(ratios, axis=1) - np.log(ratios.shape[1]))
+    return found

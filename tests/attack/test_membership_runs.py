@@ -1,0 +1,101 @@
+"""Membership inference against real runs of the protocol: it succeeds without protection, and not beyond theory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tacit.attack.membership import ATTACKS
+from tacit.attack.membership.attack import attack_records, design_for, run_membership
+from tacit.attack.membership.clients import client_membership
+from tacit.attack.membership.targets import Design, observed, targets
+from tacit.attack.scratch import PublicData
+from tacit.attack.workbench import Workbench
+from tacit.connect import take
+from tacit.demo import hospitals
+from tacit.party.job import JobSpec
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("membership") / "hospitals"
+    hospitals.write_federation(folder, hospitals.split(0))
+    job = JobSpec.load(folder / "job.toml")
+    data = PublicData.load(folder / "attack" / "contract.toml")
+    return Workbench(job, folder, data, seed=1, profile="demo")
+
+
+def small(runs, rounds=4, pool=64):
+    order = np.arange(pool)
+    return Design(order, order[:0], targets=runs, rounds=rounds, shadows=4)
+
+
+def nothing(_share):
+    pass
+
+
+@pytest.mark.parametrize("defence", ["plain", "masking"])
+def test_exact_updates_name_the_members_of_a_small_run(bench, defence):
+    findings = attack_records(bench, defence, small(3), nothing)
+    advantage = findings.measured["membership.advantage"]
+    assert advantage.low > 0.5
+    assert advantage.ceiling == 1.0
+    assert findings.measured["membership.joint.auc"].low > 0.9
+    assert {one.attack for one in findings.rocs} >= {"joint", "matched", "loss", "lira", "rmia"}
+    (curve,) = findings.curves
+    assert [place for place, _ in curve.points] == [1.0, 2.0, 4.0]
+
+
+def test_what_records_add_is_what_the_protocol_summed(bench):
+    design = small(2, rounds=2)
+    for defence in ("plain", "clipping", "masking"):
+        target = next(iter(targets(bench, defence, design)))
+        data = target.workload.prepare(take(bench.data.batch, design.pool))
+        for one in observed(target, data):
+            assert np.allclose(
+                one.rows[target.members].sum(axis=0), one.sums.sum(axis=0), atol=1e-9
+            )
+
+
+def test_noise_keeps_the_figures_within_their_ceilings(bench):
+    findings = attack_records(bench, "tacit", small(4, rounds=3), nothing)
+    deviation = {
+        "advantage": 1 / 16,
+        "auc": 1 / np.sqrt(12 * 64),
+    }  # of 256 records, half of them in
+    for family in ("", "informed.", "released."):
+        for metric, one in deviation.items():
+            found = findings.measured[f"membership.{family}{metric}"]
+            assert found.ceiling < 0.6
+            assert found.value < found.ceiling + 6 * one
+
+
+def test_a_trusted_server_sees_what_the_noise_hides_from_others(bench):
+    findings = attack_records(bench, "noise", small(3, rounds=3), nothing)
+    assert findings.measured["membership.advantage"].value > 0.5
+    assert findings.measured["membership.advantage"].ceiling == 1.0
+    assert findings.measured["membership.released.advantage"].ceiling < 0.2
+
+
+def test_whole_clients_are_told_where_updates_are_exact(bench):
+    measured = client_membership(bench, "plain", 2, nothing)
+    assert measured["membership.client.advantage"].value == 1.0
+    measured = client_membership(bench, "tacit", 2, nothing)
+    assert measured["membership.client.advantage"].within_ceiling
+    assert measured["membership.client.advantage"].ceiling < 0.5
+
+
+def test_the_demonstration_runs(bench):
+    (attack,) = ATTACKS
+    assert attack.run is run_membership
+    shares = []
+    findings = run_membership(bench, "clipping", shares.append)
+    assert shares[-1] == 1.0 and shares == sorted(shares)
+    assert next(iter(findings.measured)) == "membership.advantage"
+    assert "membership.client.advantage" in findings.measured
+
+
+def test_a_pool_and_its_population_do_not_overlap(bench):
+    design = design_for(bench, "plain")
+    assert not set(design.pool) & set(design.population)
+    assert len(design.population) >= 64
