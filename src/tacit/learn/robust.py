@@ -60,27 +60,34 @@ def trimmed_mean(rows: Floats, f: int) -> Floats:
     return found
 
 
-def krum_scores(rows: Floats, f: int) -> Floats:
-    """For each row the sum of squared distances to its ``n - f - 2`` nearest others, at least one: ``float64[n]``.
+def krum_scores(rows: Floats, f: int, near: int | None = None) -> Floats:
+    """For each row the sum of squared distances to its nearest others: ``float64[n]``.
+
+    Args:
+        rows: Updates.
+        f: How many of them may be malicious.
+        near: How many others; ``n - f - 2`` by default, at least one. Some implementations take one more.
 
     Reference:
         Blanchard et al. 2017, section 4.
     """
     _check(rows, f, f < len(rows))
     squares = _squared_distances(rows)
-    near = max(1, len(rows) - f - 2)
+    near = max(1, len(rows) - f - 2) if near is None else near
     scores: Floats = np.sort(squares, axis=1)[:, 1 : near + 1].sum(axis=1)
     return scores
 
 
-def multi_krum(rows: Floats, f: int, keep: int | None = None) -> Floats:
+def multi_krum(rows: Floats, f: int, keep: int | None = None, near: int | None = None) -> Floats:
     """The mean of the ``keep`` rows with the least scores; ``n - f`` by default, 1 is Krum.
+
+    ``near`` is that of ``krum_scores``.
 
     Reference:
         Blanchard et al. 2017, sections 4 and 6.
     """
     keep = len(rows) - f if keep is None else keep
-    order = np.argsort(krum_scores(rows, f), kind="stable")
+    order = np.argsort(krum_scores(rows, f, near), kind="stable")
     found: Floats = rows[order[:keep]].mean(axis=0)
     return found
 

@@ -19,7 +19,7 @@ from tacit.party.job import JobSpec
 from tacit.privacy.plan import tail
 from tacit.types import PartyName
 from tacit.wire.envelope import Address, Envelope, Received
-from tacit.wire.messages import MaskRequest, MaskSum, Refusal, RoundStart, Upload
+from tacit.wire.messages import MaskRequest, MaskSum, Refusal, RoundAbort, RoundStart, Upload
 
 __all__ = ["Stage", "Sybils", "opens", "told_lies"]
 
@@ -192,9 +192,8 @@ class Stage:
 
         transcript = scratch.run(tap)
         opened = opens(transcript, self.victim)
-        failure = scratch.leader.failure
-        code = "no sum opens" if failure is None else failure.code
-        return Outcome("equivocated-cohorts", opened, "helpers", "" if opened else code)
+        code = "" if opened else "no sum opens"
+        return Outcome("equivocated-cohorts", opened, "helpers", code, trained=True)
 
     # --- sums ----------------------------------------------------------------------------------
 
@@ -215,13 +214,15 @@ class Stage:
 
         transcript = scratch.run(tap)
         two = scratch.leader.chain.completed > 1 and self.victim not in transcript.closed[1].cohort
-        refused = [m.body.code for m, _ in leader.seen if isinstance(m.body, Refusal)]
-        failure = scratch.leader.failure
+        by = "helpers" if scratch.terms.masked else "sites"
         if not two:
-            code = refused[0] if refused else (failure.code if failure is not None else "no sum")
-            return Outcome("dropout-game", False, "helpers", code), {}
+            codes = [
+                m.body.code for m, _ in leader.seen if isinstance(m.body, Refusal | RoundAbort)
+            ]
+            code = codes[0] if codes else "no sum"
+            return Outcome("dropout-game", False, by, code, trained=True), {}
         if not transcript.plan.private:
-            return Outcome("dropout-game", True, "helpers", "", trained=True), {}
+            return Outcome("dropout-game", True, by, "", trained=True), {}
         return _fresh_noise(transcript)
 
     def forged_sums(self, runs: int) -> tuple[int, int, dict[str, int]]:
