@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,19 +21,22 @@ from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.gate import Gate, check
 from tacit.attack.page import require_page, write_page
 from tacit.attack.proven import prove
-from tacit.attack.recipe import Recipe, digest_of
+from tacit.attack.recipe import Recipe, digest_of, model_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
+from tacit.attack.scratch import PublicData
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs
 from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
 from tacit.attack.words import LIMITS, at_most, interval, nearest, word
 from tacit.attack.workbench import Profile, Workbench
+from tacit.engine.folder import SiteFolder
+from tacit.engine.inside import read_for_attack
 from tacit.errors import ConfigError, RoundAborted
 from tacit.files import write_atomic
 from tacit.party.job import JobSpec
 from tacit.show import console, plain
 
-__all__ = ["Request", "attack_bench", "attack_job", "data_of", "show_report"]
+__all__ = ["Request", "attack_bench", "attack_job", "attack_site", "data_of", "show_report"]
 
 SITES = 4
 """Where the job's federation has no site folders beside it."""
@@ -64,6 +68,7 @@ class Request:
         jobs: Worker processes; by default one a core, at most four.
         gates: Conditions under which the command fails.
         modules: Where attacks are looked for instead of in Tacit's own packages.
+        site: Name of the site whose own data they are; empty for public data.
     """
 
     job: Path
@@ -76,6 +81,7 @@ class Request:
     jobs: int | None = None
     gates: Sequence[Gate] = ()
     modules: Sequence[str] = ()
+    site: str = ""
 
 
 def data_of(job: Path, spec: JobSpec, named: Path | None = None) -> Path:
@@ -108,14 +114,7 @@ def attack_job(request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
         PolicyDenied: The data are not declared public.
         RoundAborted: Stopped by the person at the keyboard; what is done is kept.
     """
-    if not request.job.exists():
-        raise ConfigError(
-            "job.missing",
-            f"there is no job file {str(request.job)!r} here",
-            remedy="change to the folder of a federation, name the job file, or run 'tacit init'",
-            file=str(request.job),
-        )
-    spec = JobSpec.load(request.job)
+    spec = _job(request)
     contract = data_of(request.job, spec, request.data)
     recipe = Recipe(str(request.job), str(contract), request.seed, request.profile)
     return attack_bench(recipe.open(), request, recipe, quiet=quiet)
@@ -166,7 +165,7 @@ def attack_bench(
             remedy="run the same command again: it goes on from there",
         ) from None
     report = Report(
-        setting=_setting(bench, digest),
+        setting=_setting(bench, digest, request.site),
         rows=rows_of(request.only),
         columns=columns,
         results=tuple(sorted(results, key=_order)),
@@ -183,15 +182,70 @@ def _id(digest: str, request: Request) -> str:
     return f"{digest[:12]}-{request.profile}-{request.seed}"
 
 
-def _setting(bench: Workbench, digest: str) -> Setting:
+def attack_site(site: Path, request: Request, *, quiet: bool = False) -> tuple[Report, Path]:
+    """The suite on a site's own records, inside the site; see ``engine.inside.read_for_attack``.
+
+    Everything runs in this process, and everything that comes out stays in the site's folder: results show
+    records. Nothing of it enters the evidence of a run.
+
+    Args:
+        site: The site's folder.
+        request: What to do; ``data`` does not apply, the job names the data set.
+        quiet: Show no progress.
+
+    Raises:
+        PolicyDenied: The site's policy has no permit that names the action ``attack``, or a forbid matches.
+        ConfigError: A file is wrong, data were named, or the results would lie outside the site's folder.
+        RoundAborted: Stopped by the person at the keyboard; what is done is kept.
+    """
+    spec = _job(request)
+    if request.data is not None:
+        raise ConfigError(
+            "attack.data",
+            "a site attacks the data set that the job names, under its own policy",
+            remedy="leave --data out",
+            key="data",
+        )
+    home = site.resolve()
+    if request.out is not None and not request.out.resolve().is_relative_to(home):
+        raise ConfigError(
+            "attack.outside",
+            f"{request.out} lies outside {site}: what attacks find on a site's records stays in its folder",
+            remedy=f"leave --out out, or name a folder below {site}",
+            file=str(request.out),
+        )
+    contract, batch = read_for_attack(site, spec.data.contract)
+    data = PublicData(contract, batch)
+    bench = Workbench(spec, request.job.parent, data, request.seed, request.profile)
+    folder = request.out or home / "attacks" / _id(digest_of(bench).hex(), request)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    inside = dataclasses.replace(request, out=folder, site=SiteFolder.load(site).name)
+    return attack_bench(bench, inside, quiet=quiet)
+
+
+def _job(request: Request) -> JobSpec:
+    if not request.job.exists():
+        raise ConfigError(
+            "job.missing",
+            f"there is no job file {str(request.job)!r} here",
+            remedy="change to the folder of a federation, name the job file, or run 'tacit init'",
+            file=str(request.job),
+        )
+    return JobSpec.load(request.job)
+
+
+def _setting(bench: Workbench, digest: str, site: str) -> Setting:
     return Setting(
         job=bench.job.name,
         job_digest=bench.job.digest.hex(),
+        code=model_of(bench).code.hex(),
         data=bench.data.contract.name,
         records=len(bench.data),
         seed=bench.seed,
         profile=bench.profile,
         digest=digest,
+        site=site,
     )
 
 
@@ -288,11 +342,7 @@ def show_report(report: Report, folder: Path) -> None:
     for gate in report.gates:
         style = {"bites": "bold red", "not measured": "bold yellow", "passes": "green"}[gate.status]
         out.print(plain(f"gate {gate.status}: {gate.message}", style))
-    out.print(
-        plain(
-            f"{setting.records} public records of '{setting.data}', profile {setting.profile}, seed {setting.seed}"
-        )
-    )
+    out.print(plain(setting.about))
     out.print(plain(f"page: {folder / 'privacy.html'}"))
     out.print(plain(f"record: {folder / 'report.json'}"))
 

@@ -46,6 +46,12 @@ def add_attack(commands: Any, command: Command) -> None:
         "evaluation data)",
     )
     attack.add_argument(
+        "--site",
+        type=Path,
+        metavar="FOLDER",
+        help="attack the site's own records, inside it, if its policy permits; results stay in its folder",
+    )
+    attack.add_argument(
         "--seed", type=int, default=0, help="seed of the attacker's choices (default: 0)"
     )
     attack.add_argument(
@@ -100,7 +106,7 @@ def _gate(text: str) -> Any:
 
 
 def _attack(options: argparse.Namespace) -> int:
-    from tacit.attacks import Request, attack_job, show_report  # noqa: PLC0415
+    from tacit.attacks import Request, attack_job, attack_site, show_report  # noqa: PLC0415
 
     request = Request(
         job=options.job,
@@ -113,7 +119,10 @@ def _attack(options: argparse.Namespace) -> int:
         jobs=options.jobs,
         gates=options.fail_if,
     )
-    report, folder = attack_job(request, quiet=options.json)
+    if options.site is None:
+        report, folder = attack_job(request, quiet=options.json)
+    else:
+        report, folder = attack_site(options.site, request, quiet=options.json)
     if options.json:
         print(json.dumps({**report.record(), "folder": str(folder)}, indent=2, allow_nan=False))
     else:

@@ -42,6 +42,7 @@ def report(job, code, **changes):
         "digest": "ab",
         "job": {"name": "small", "digest": job.hex(), "code": code.hex()},
         "data": {"contract": "public", "records": 24},
+        "site": None,
         "seed": 0,
         "profile": "quick",
         "status": "green",
@@ -96,6 +97,8 @@ def test_the_newest_report_of_this_job_and_code_counts(begun):
     write(session.base, "other-code", report(job, other), at=4)
     write(session.base, "later-format", report(job, code, format=2), at=5)
     write(session.base, "damaged", "{", at=6)
+    write(session.base, "of-a-site", report(job, code, site="north"), at=8)
+    write(session.base, "a-part", report(job, code, whole=False), at=9)
     write(session.base, "list", "[]", at=7)
     assert latest_entry(session.base, job, code)["profile"] == "quick"
     assert latest_entry(session.base, other, other) is None

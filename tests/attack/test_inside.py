@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
 
 import pytest
 
+from tacit.attack.entry import latest_entry
+from tacit.cli import main
 from tacit.demo.layout import lock_site
 from tacit.engine.inside import read_for_attack
 from tacit.engine.operators import open_party
 from tacit.errors import ConfigError, PolicyDenied
 from tacit.testing.federation import POLICY, write_small_federation
+from tacit.types import Digest
 
 PERMIT = """
 @id("inside")
@@ -20,7 +25,7 @@ when { context.purpose == "attack" };
 
 
 def site(tmp_path, policy=POLICY):
-    write_small_federation(tmp_path / "federation", policy=policy)
+    write_small_federation(tmp_path / "federation", policy=policy, records=90)
     return tmp_path / "federation" / "sites" / "north"
 
 
@@ -35,7 +40,7 @@ def test_nothing_is_read_without_a_permit_that_names_the_action(tmp_path, monkey
 def test_the_log_says_so_before_the_data_are_read(tmp_path):
     folder = site(tmp_path, POLICY + PERMIT)
     contract, batch = read_for_attack(folder, "small")
-    assert (contract.name, len(batch)) == ("small", 12)
+    assert (contract.name, len(batch)) == ("small", 90)
     (event,) = (json.loads(data) for _, data in open_party(folder).ports.log.events())
     assert event["type"] == "operator.attack-begun"
     assert event["contract"] == contract.digest.hex()
@@ -49,4 +54,47 @@ def test_an_unapproved_policy_and_an_unknown_data_set_are_refused(tmp_path):
     with pytest.raises(ConfigError):
         read_for_attack(folder, "small")
     lock_site(folder)
-    assert len(read_for_attack(folder, "small")[1]) == 12
+    assert len(read_for_attack(folder, "small")[1]) == 90
+
+
+def attack(folder, *more):
+    return main(["attack", "job.toml", "--site", str(folder), "--only", "metadata", *more])
+
+
+@pytest.fixture
+def permitted(tmp_path, monkeypatch):
+    folder = site(tmp_path, POLICY + PERMIT)
+    monkeypatch.chdir(folder.parents[1])
+    return folder
+
+
+def test_results_stay_in_the_site_and_out_of_evidence(permitted, capsys):
+    assert attack(permitted, "--profile", "demo", "--column", "tacit", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    (report,) = permitted.glob("attacks/*/report.json")
+    assert found["site"] == "north"
+    assert found["data"] == {"contract": "small", "records": 90}
+    assert stat.S_IMODE(report.parent.stat().st_mode) == 0o700
+    assert "records of site 'north', inside it" in report.with_name(
+        "privacy.html"
+    ).read_text().replace("&#39;", "'")
+    federation = permitted.parents[1]
+    assert not (federation / "attacks").exists()
+    shutil.copytree(report.parents[1], federation / "attacks")
+    job, code = (bytes.fromhex(found["job"][key]) for key in ("digest", "code"))
+    assert latest_entry(federation, Digest(job), Digest(code)) is None
+
+
+def test_results_cannot_be_sent_elsewhere(permitted, tmp_path, capsys):
+    assert attack(permitted, "--out", str(tmp_path / "elsewhere")) == 1
+    assert "lies outside" in capsys.readouterr().err
+    assert attack(permitted, "--data", "evaluation/contract.toml") == 1
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_command_is_refused_without_a_permit(tmp_path, monkeypatch, capsys):
+    folder = site(tmp_path)
+    monkeypatch.chdir(folder.parents[1])
+    assert attack(folder) == 1
+    assert "policy.denied" in capsys.readouterr().err
+    assert not (folder / "attacks").exists()

@@ -42,14 +42,16 @@ def made_up(extra, runs=20):
 
 
 def test_a_planted_difference_of_one_byte_is_found():
-    found, _ = metadata._told_apart(*made_up(1))
+    found, chance, _ = metadata._told_apart(*made_up(1))
     assert found.value == 1.0
     assert found.above_null
+    assert metadata._alarms({"metadata.auc": chance}) == ("packet sizes (metadata.auc)",)
 
 
 def test_equal_sizes_tell_nothing():
-    found, _ = metadata._told_apart(*made_up(0))
+    found, chance, _ = metadata._told_apart(*made_up(0))
     assert found.low <= 0.5 <= found.high
+    assert not metadata._alarms({"metadata.auc": chance})
 
 
 def test_a_discriminant_of_equal_features_scores_everything_alike():

@@ -49,7 +49,7 @@ def result(row, defence, outcome=CHANCE, *, attack="", alarms=()):
     return CellResult(attack or row, row, defence, 1.0, outcome)
 
 
-SETTING = Setting("small", "ab" * 32, "records", 100, 0, "quick", "cd" * 32)
+SETTING = Setting("small", "ab" * 32, "ef" * 32, "records", 100, 0, "quick", "cd" * 32)
 PROVEN = Proven(1.0, 1e-5, Ceiling(1.0, 0.3, ((0.0, 0.3), (1.0, 1e-5))), ("Epsilon is 1.",))
 
 

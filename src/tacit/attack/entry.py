@@ -30,8 +30,8 @@ def latest_entry(base: Path, job: Digest, code: Digest) -> dict[str, Any] | None
         code: Digest of its model code.
 
     Returns:
-        A predicate without floats: numbers are decimal texts. None if there is no report of this job and
-        code, or none that can be read: a report is not needed for a run.
+        A predicate without floats: numbers are decimal texts. None if there is no whole report, on
+        public data, of this job and code, or none that can be read: a run needs none.
     """
     paths = [path for path in (base / FOLDER).glob("*/report.json") if path.is_file()]
     for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
@@ -46,7 +46,7 @@ def _entry(path: Path, job: str, code: str) -> dict[str, Any] | None:
         data = read_limited(path, LIMIT)
         report = json.loads(data)
         about = (report["kind"], report["format"], report["job"]["digest"], report["job"]["code"])
-        if about != (KIND, 1, job, code):
+        if about != (KIND, 1, job, code) or report["site"] is not None or not report["whole"]:
             return None
         return {
             "report": hashlib.sha256(data).hexdigest(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats  # type: ignore[import-untyped]
 
 from tacit.attack.defences import DEFENCES, Defence
 from tacit.attack.findings import Attack, Findings, OnProgress
@@ -29,6 +30,9 @@ Floats = NDArray[np.float64]
 SITES = 4
 SMALL = 2
 ROUNDS = 2
+
+LEVEL = 1e-4
+"""Of false alarms. Few runs cannot reach it at all: then there is a figure, and never an alarm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,12 @@ def _traffic(
 
 def _told_apart(
     transcripts: Sequence[Transcript], marks: Sequence[NDArray[np.bool_]]
-) -> tuple[Estimate, Floats]:
-    """AUC of large against small sites, with a discriminant from the first half of the runs; all features."""
+) -> tuple[Estimate, float, Floats]:
+    """AUC of large against small sites, with a discriminant from the first half of the runs.
+
+    Returns:
+        The AUC, the probability of so large a one by chance, and all features.
+    """
     features = np.stack(
         [[describe(one.packets, site) for site in one.terms.clients] for one in transcripts]
     )
@@ -118,7 +126,13 @@ def _told_apart(
     known, rest = features[:half], features[half:]
     learnt = Discriminant.fit(known[labels[:half]], known[~labels[:half]])
     positive, negative = rest[labels[half:]], rest[~labels[half:]]
-    return auc(learnt.scores(positive), learnt.scores(negative)), features
+    scores = learnt.scores(positive), learnt.scores(negative)
+    return auc(*scores), _chance(*scores), features
+
+
+def _chance(positive: Floats, negative: Floats) -> float:
+    """p-value of Mann's and Whitney's test that ``positive`` is not above ``negative``."""
+    return float(stats.mannwhitneyu(positive, negative, alternative="greater").pvalue)
 
 
 def _timed(bench: Workbench, scratch: ScratchFederation, trials: int) -> Estimate:
@@ -145,8 +159,8 @@ def _explained(found: Estimate, how: str) -> Estimate:
     return Estimate.from_record({**record, "how": f"{found.how}; {how}"})
 
 
-def _sampled(bench: Workbench, runs: int) -> Estimate | None:
-    """AUC of sampled against other clients, from packets of single rounds, where clients sample in secret.
+def _sampled(bench: Workbench, runs: int) -> tuple[Estimate, float] | None:
+    """As ``_told_apart``, of sampled against other clients, from packets of single rounds, where clients sample in secret.
 
     None if the job cannot run with clients as units.
     """
@@ -181,8 +195,9 @@ def _sampled(bench: Workbench, runs: int) -> Estimate | None:
     first, second = np.stack(positive), np.stack(negative)
     half = (len(first) // 2, len(second) // 2)
     learnt = Discriminant.fit(first[: half[0]], second[: half[1]])
-    found = auc(learnt.scores(first[half[0] :]), learnt.scores(second[half[1] :]))
-    return _explained(found, "sampled against other clients, by the packets of a round")
+    scores = learnt.scores(first[half[0] :]), learnt.scores(second[half[1] :])
+    how = "sampled against other clients, by the packets of a round"
+    return _explained(auc(*scores), how), _chance(*scores)
 
 
 @once_per_run
@@ -190,7 +205,8 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
     """What an observer of the network learns under one defence."""
     runs = bench.pick(4, 8, 60)
     transcripts, marks = _traffic(bench, defence, runs, on_progress)
-    apart, features = _told_apart(transcripts, marks)
+    apart, chance, features = _told_apart(transcripts, marks)
+    chances = {"metadata.auc": chance}
     large = _large(bench)
     how = f"sites of {large} and of {SMALL} records; half of {runs} runs taught the observer"
     measured = {"metadata.auc": _explained(apart, how)}
@@ -205,7 +221,7 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
     if defence == "tacit":
         secret = _sampled(bench, bench.pick(0, 3, 20))
         if secret is not None:
-            measured["metadata.sampled_auc"] = secret
+            measured["metadata.sampled_auc"], chances["metadata.sampled_auc"] = secret
         else:
             notes = (
                 *notes,
@@ -217,19 +233,14 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
         adversary="network observer",
         measured=measured,
         notes=notes,
-        alarms=_alarms(measured) if defence == "tacit" else (),
+        alarms=_alarms(chances) if defence == "tacit" else (),
         details=_details(transcripts, features),
     )
 
 
-def _alarms(measured: dict[str, Estimate]) -> tuple[str, ...]:
+def _alarms(chances: dict[str, float]) -> tuple[str, ...]:
     """Sizes are promised to tell nothing; times are not."""
-    promised = ("metadata.auc", "metadata.sampled_auc")
-    return tuple(
-        f"packet sizes ({name})"
-        for name in promised
-        if name in measured and measured[name].low > 0.5
-    )
+    return tuple(f"packet sizes ({name})" for name, p in chances.items() if p < LEVEL)
 
 
 def _notes(transcript: Transcript) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def render(report: Report) -> str:
             report=report,
             setting=report.setting,
             job=clean(report.setting.job),
-            data=clean(report.setting.data),
+            about=clean(report.setting.about),
             level=STATUS[status],
             headline=report.headline,
             reasons=[clean(reason) for reason in reasons],

@@ -35,20 +35,31 @@ class Setting:
     Args:
         job: Name of the job.
         job_digest: Its digest, hexadecimal.
-        data: Name of the public data's contract.
+        code: Digest of its model code, hexadecimal.
+        data: Name of the data's contract.
         records: How many records there are.
         seed: Of the attacker's choices.
         profile: How much was done.
         digest: Over all of that, code and version included, hexadecimal.
+        site: The site that attacked its own data, inside; empty if the data are public.
     """
 
     job: str
     job_digest: str
+    code: str
     data: str
     records: int
     seed: int
     profile: Profile
     digest: str
+    site: str = ""
+
+    @property
+    def about(self) -> str:
+        """Whose records were attacked, and how, in one line."""
+        whose = f"records of site '{self.site}', inside it," if self.site else "public records"
+        what = f"{self.records} {whose} of '{self.data}'"
+        return f"{what}, profile {self.profile}, seed {self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +133,9 @@ class Report:
             "format": FORMAT,
             "version": metadata.version("tacit"),
             "digest": setting.digest,
-            "job": {"name": setting.job, "digest": setting.job_digest},
+            "job": {"name": setting.job, "digest": setting.job_digest, "code": setting.code},
             "data": {"contract": setting.data, "records": setting.records},
+            "site": setting.site or None,
             "seed": setting.seed,
             "profile": setting.profile,
             "status": status,
