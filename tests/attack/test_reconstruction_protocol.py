@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,7 +13,7 @@ from tacit.attack.reconstruction import attacks
 from tacit.attack.reconstruction.encoded import encoded_rows
 from tacit.attack.reconstruction.imprint import planted_model, separated
 from tacit.attack.reconstruction.pool import Pool
-from tacit.attack.reconstruction.private import residuals_of
+from tacit.attack.reconstruction.private import residuals_of, scores_of
 from tacit.attack.reconstruction.refusal import another_model, forged_sum, tell
 from tacit.attack.scratch import PublicData
 from tacit.attack.view import Adversary, look
@@ -19,6 +21,7 @@ from tacit.attack.workbench import Workbench
 from tacit.demo import hospitals
 from tacit.learn.feature_map import FeatureMap
 from tacit.party.job import JobSpec
+from tacit.testing.federation import seeded_world
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +121,23 @@ def test_the_residual_is_what_a_leader_with_all_other_records_computes(bench):
             assert seen.noise_std == mine.noise_std > 0.0
 
 
+def test_without_most_of_the_noise_every_sampled_record_is_named(bench):
+    scratch, transcript, rows = private_run(bench)
+    pool, targets = Pool.of(scratch.workload, bench.data), rows.ravel()
+    rivals = np.setdiff1d(np.arange(len(pool)), targets)[:300]
+    view = bench.view("tacit", transcript)
+    rounds = list(residuals_of(transcript, view, pool, scratch.holdings))
+    assert len(rounds) == 2
+    for one, seen in zip(transcript.closed, rounds, strict=True):
+        quiet = dataclasses.replace(seen, noise=1e-4 * seen.noise, noise_std=1e-4 * seen.noise_std)
+        scores = scores_of(transcript, pool, one, quiet, rivals, targets)
+        there = quiet.rows.any(axis=1)
+        assert (scores[there, 0] > scores[there, 1:].max(axis=1)).all()
+        loud = scores_of(transcript, pool, one, seen, rivals, targets)
+        assert np.isfinite(loud).all()
+        assert (loud[:, 0] > loud[:, 1:].max(axis=1)).mean() < 0.5
+
+
 def test_a_planted_layer_separates_a_sum():
     generator = np.random.default_rng(3)
     known, hidden = generator.normal(size=(400, 12)), generator.normal(size=(8, 12))
@@ -169,3 +189,23 @@ def test_noise_hides_what_a_planted_layer_would_separate(bench):
     assert found.measured["malicious_server.rate"].value <= 0.1
     assert found.measured["malicious_server.trained"].value == 0.0
     assert not found.alarms
+
+
+class Seeded(Workbench):
+    """A workbench whose federations draw all protocol randomness from one seed."""
+
+    def scratch(self, defence, holdings, **options):
+        return super().scratch(defence, holdings, world=seeded_world("weak").entropy, **options)
+
+
+@pytest.mark.slow
+def test_weak_noise_does_not_hide_who_was_there(bench):
+    # What finds nothing at the job's epsilon has power: at 20 it finds many times what chance would.
+    privacy = bench.job.privacy.model_copy(update={"epsilon": 20.0})
+    weak = bench.job.model_copy(update={"privacy": privacy})
+    seeded = Seeded(weak, bench.base, bench.data, 0, "demo")
+    found = names("records").run(seeded, "tacit", lambda _: None)
+    named = found.measured["reconstruction.identification"]
+    assert named.value > 10 * named.null
+    assert named.above_null
+    assert named.within_ceiling

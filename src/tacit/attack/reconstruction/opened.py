@@ -155,10 +155,11 @@ def record_of_update(
     if bias_of_logits is not None:
         label = label_of(slope[:, bias_of_logits].sum(axis=0))
         labels = range(label, label + 1)
+    used = 1 if how is None else 3  # one exact update is enough; noise averages out over several
     how = how or Search(restarts=8, iterations=60, good=1e-9)
     best = Match(np.zeros((1, updates.features)), math.inf)
     for label in labels:
-        target = Observed(theta[:3], seen[:3], np.array([label], dtype=np.int64), scaled=True)
+        target = Observed(theta[:used], seen[:used], np.array([label], dtype=np.int64), scaled=True)
         tried = _matched(run.pool, updates, target, generator, how)
         best = tried if tried.cost < best.cost else best
     first: Floats = best.records[0]

@@ -29,7 +29,7 @@ from tacit.attack.workbench import Workbench
 from tacit.privacy.plan import Plan
 from tacit.types import PartyName
 
-__all__ = ["Residuals", "attack_private", "residuals_of"]
+__all__ = ["Residuals", "attack_private", "residuals_of", "scores_of"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -139,7 +139,7 @@ def _holdings(bench: Workbench, index: int) -> list[Rows]:
 def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress) -> _Run:
     parts = _holdings(bench, index)
     # Fewer rounds than the job's spend the same epsilon: the bound stays, each round tells more.
-    rounds = min(bench.job.rounds, bench.pick(8, 20, bench.job.rounds))
+    rounds = min(bench.job.rounds, bench.pick(8, 16, bench.job.rounds))
     units = {"expected_units": bench.job.privacy.expected_units}
     scratch = bench.scratch(defence, parts, rounds=rounds, privacy=units)
     transcript = scratch.run()
@@ -156,7 +156,7 @@ def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress
     firsts: dict[int, int] = {}
     states = {one.number: one for one in transcript.closed}
     for seen in residuals_of(transcript, view, pool, scratch.holdings):
-        scores += _scores(transcript, pool, states[seen.number], seen, rivals, targets)
+        scores += scores_of(transcript, pool, states[seen.number], seen, rivals, targets)
         kept.append(seen)
         if seen.number in marks:
             firsts[seen.number] = int((scores[:, 0] > scores[:, 1:].max(axis=1)).sum())
@@ -167,7 +167,7 @@ def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress
     return _Run(transcript.plan, pool, targets, found, shown, firsts, len(kept), amount + 1)
 
 
-def _scores(
+def scores_of(
     transcript: Transcript,
     pool: Pool,
     one: Round,
@@ -175,7 +175,16 @@ def _scores(
     rivals: Rows,
     targets: Rows,
 ) -> Floats:
-    """Each target's own log likelihood ratio in one round, then its rivals': ``float64[T, M]``."""
+    """Each target's own log likelihood ratio in one round, then its rivals': ``float64[T, M]``.
+
+    Args:
+        transcript: The run.
+        pool: All records.
+        one: The round.
+        seen: What is left of its sum.
+        rivals: Rows of the pool that are in no site, ``int64[M - 1]``.
+        targets: Rows in the order of ``seen.rows``, ``int64[T]``.
+    """
     plan, workload = transcript.plan, transcript.workload
     rate = plan.sampling_rate
 
