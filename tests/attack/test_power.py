@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pytest
 
 from tacit.attack.audit import PARTS, audit_epsilon, audit_protocol
-from tacit.attack.defences import DEFENCES
 from tacit.attack.scratch import PublicData
 from tacit.attack.workbench import Workbench
 from tacit.connect.read import _columns as receipt_columns
@@ -204,7 +203,16 @@ def test_a_planted_bug_raises_the_alarm_of_its_name(small, name, monkeypatch):
     assert caught(small, 0, BUGS[name])
 
 
-@pytest.mark.parametrize("defence", DEFENCES)
+@pytest.mark.parametrize(
+    "defence",
+    [
+        "plain",
+        pytest.param("clipping", marks=pytest.mark.slow),
+        "masking",
+        pytest.param("noise", marks=pytest.mark.slow),
+        "tacit",
+    ],
+)
 def test_a_sound_system_raises_no_alarm_in_any_column(small, defence):
     assert audit_protocol(small(0, "quick"), defence, lambda _: None).alarms == ()
 

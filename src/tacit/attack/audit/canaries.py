@@ -240,7 +240,7 @@ def canary_job(
     content = job.model_dump()
     content |= {"model": "logistic", "features": {"scale": "linear", "norm": 1.0}}
     content["training"] |= {"algorithm": "sgd", "clipping": "flat", "local_layers": ()}
-    content["training"] |= {"metrics_share": 0.0}
+    content["training"] |= {"metrics_share": 0.0, "micro_batch": 256}
     content["evaluation"] |= {"holdout": 0.0, "patience": 0}
     if job.privacy.unit in ("entity", "client"):
         content["privacy"] |= {
