@@ -48,6 +48,11 @@ def test_a_planted_difference_of_one_byte_is_found():
     assert metadata._alarms({"metadata.auc": chance}) == ("packet sizes (metadata.auc)",)
 
 
+def test_uploads_whose_size_depends_on_records_are_an_alarm():
+    assert metadata._alarms(*made_up(1)) == ("packet sizes",)
+    assert metadata._alarms(*made_up(0)) == ()
+
+
 def test_equal_sizes_tell_nothing():
     found, chance, _ = metadata._told_apart(*made_up(0))
     assert found.low <= 0.5 <= found.high
@@ -73,6 +78,7 @@ def test_a_discriminant_points_from_one_class_to_the_other():
 def test_uploads_are_as_long_whatever_a_site_holds(bench, defence):
     found = ATTACKS[0].run(bench, defence, lambda _: None)
     assert next(iter(found.measured)) == "metadata.auc"
+    assert not found.alarms
     least, most = found.details["sizes_by_kind"]["upload"]
     assert least == most
     assert found.measured["metadata.bytes"].value > 1000
