@@ -23,7 +23,16 @@ JOBS: dict[str, Callable[[Path], Path]] = {"hospitals": write_hospitals, "digits
 
 def attacked(job: Path, profile: str, *more: str) -> tuple[dict[str, Any], float]:
     """The report of a job's attacks, and how many seconds the command took."""
-    command = [sys.executable, "-m", "tacit.cli", "attack", str(job), "--profile", profile, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "tacit.cli",
+        "attack",
+        str(job),
+        "--profile",
+        profile,
+        "--json",
+    ]
     began = time.perf_counter()
     done = subprocess.run([*command, *more], stdout=subprocess.PIPE, text=True, check=False)
     taken = time.perf_counter() - began

@@ -48,11 +48,6 @@ def test_a_planted_difference_of_one_byte_is_found():
     assert metadata._alarms({"metadata.auc": chance}) == ("packet sizes (metadata.auc)",)
 
 
-def test_uploads_whose_size_depends_on_records_are_an_alarm():
-    assert metadata._alarms(*made_up(1)) == ("packet sizes",)
-    assert metadata._alarms(*made_up(0)) == ()
-
-
 def test_equal_sizes_tell_nothing():
     found, chance, _ = metadata._told_apart(*made_up(0))
     assert found.low <= 0.5 <= found.high

@@ -236,37 +236,14 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
         adversary="network observer",
         measured=measured,
         notes=notes,
-<<<<<<< HEAD
         alarms=_alarms(chances) if defence == "tacit" else (),
-=======
-        alarms=_alarms(transcripts, marks) if defence == "tacit" else (),
->>>>>>> atk-poison
         details=_details(transcripts, features),
     )
 
 
-<<<<<<< HEAD
 def _alarms(chances: dict[str, float]) -> tuple[str, ...]:
     """Sizes are promised to tell nothing; times are not."""
     return tuple(f"packet sizes ({name})" for name, p in chances.items() if p < LEVEL)
-=======
-def _alarms(
-    transcripts: Sequence[Transcript], marks: Sequence[NDArray[np.bool_]]
-) -> tuple[str, ...]:
-    """Sizes of first uploads must not depend on what a site holds; an interval is no proof that they do.
-
-    Later ones carry the size of their sender's log, which depends on whether it drew lots to add a sum up again.
-    """
-    sizes: dict[bool, set[int]] = {True: set(), False: set()}
-    for run, large in zip(transcripts, marks, strict=True):
-        for site, mark in zip(run.terms.clients, large, strict=True):
-            sizes[bool(mark)] |= {
-                one.size
-                for one in run.packets
-                if one.sender == site and one.kind == "upload" and one.round == 1
-            }
-    return ("packet sizes",) if sizes[True] != sizes[False] else ()
->>>>>>> atk-poison
 
 
 def _notes(transcript: Transcript) -> tuple[str, ...]:

@@ -268,10 +268,10 @@ class CanaryFederation(ScratchFederation):
     def __init__(
         self, job: JobSpec, model: Model, data: PublicData, holdings: list[NDArray[np.int64]]
     ) -> None:
-        self._model = model
+        self._canaries = model
         super().__init__(job, Path(), data, holdings)
 
     def load_model(self, job: JobSpec) -> LoadedModel:
         """The canary model, under a name of its own."""
         code = Digest(hashlib.sha256(b"tacit attack canaries v1").digest())
-        return LoadedModel(self._model, code, pinned=True)
+        return LoadedModel(self._canaries, code, pinned=True)
