@@ -25,7 +25,7 @@ from tacit.attack.recipe import Recipe, digest_of, model_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.scratch import PublicData
-from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs
+from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
 from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
 from tacit.attack.words import LIMITS, at_most, interval, nearest, word
 from tacit.attack.workbench import Profile, Workbench
@@ -156,7 +156,8 @@ def attack_bench(
     try:
         with _progress(cells, quiet=quiet) as watcher:
             jobs = request.jobs or default_jobs()
-            results = Suite(bench, cells, store, recipe, jobs, watcher).run()
+            found = Suite(bench, cells, store, recipe, jobs, watcher).run()
+            results = mirrored(found, entries, columns)
     except KeyboardInterrupt:
         raise RoundAborted(
             "attack.interrupted",

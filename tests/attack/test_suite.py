@@ -19,7 +19,7 @@ from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
 from tacit.attack.measure import Estimate, proportion
 from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import Entry, attacks_of, load_attacks
-from tacit.attack.suite import Suite, Watcher, cells_of, run_cell
+from tacit.attack.suite import Suite, Watcher, cells_of, mirrored, run_cell
 from tacit.errors import ConfigError, DecodeError, PolicyDenied
 from tacit.testing.federation import write_small_federation
 
@@ -73,6 +73,30 @@ def test_attacks_run_in_worker_processes_and_find_what_is_there(place, tmp_path)
         if cell.name == "guess-plain":
             again = run_cell(made.bench, cell, lambda _: None)
             assert again.findings.notes == results["guess", "plain"].findings.notes
+
+
+def test_what_is_alike_is_attacked_once_and_stands_in_both_columns(place, tmp_path):
+    ran = []
+
+    def run(bench, defence, on_progress):
+        ran.append(defence)
+        return Findings("nobody", {"m": proportion(1, 2, null=0.5)})
+
+    columns = ("masking", "noise", "tacit")
+    entries = [
+        Entry("here", Attack("metadata", "same", run, columns, alike=True)),
+        Entry("here", Attack("metadata", "other", run, columns)),
+    ]
+    bench = recipe_of(place).open()
+    store = CellStore(tmp_path / "cells", digest_of(bench).hex())
+    results = Suite(bench, cells_of(entries, columns), store).run()
+    assert sorted(ran) == ["masking", "masking", "noise", "tacit", "tacit"]
+    whole = {(one.attack, one.defence): one for one in mirrored(results, entries, columns)}
+    assert len(whole) == 6
+    assert whole["same", "noise"].outcome == whole["same", "tacit"].outcome
+    # Without the other column there is nothing to share.
+    assert {cell.defence for cell in cells_of(entries[:1], ("noise",))} == {"noise"}
+    assert mirrored((), entries, ("noise",)) == ()
 
 
 class Stop(KeyboardInterrupt):

@@ -93,9 +93,12 @@ class Attack:
         run: Runs it against one defence. Deterministic under the workbench's seed but for the randomness of the
             protocol itself.
         defences: Columns that it applies to.
+        alike: Whether who looks makes no difference to it: then ``noise`` and ``tacit``, which are one run, are
+            attacked once, and the findings stand in both columns.
     """
 
     row: str
     name: str
     run: Callable[[Workbench, Defence, OnProgress], Findings]
     defences: tuple[Defence, ...]
+    alike: bool = False

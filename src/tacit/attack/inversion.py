@@ -253,4 +253,4 @@ def _pictures(run: _Run, count: int = 6) -> tuple[Picture, ...]:
     return tuple(made)
 
 
-ATTACKS: tuple[Attack, ...] = (Attack("inversion", "class-ascent", invert, DEFENCES),)
+ATTACKS: tuple[Attack, ...] = (Attack("inversion", "class-ascent", invert, DEFENCES, alike=True),)

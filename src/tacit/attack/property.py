@@ -332,7 +332,8 @@ def _notes(bench: Workbench, defence: Defence) -> tuple[str, ...]:
     if defence in ("noise", "tacit"):
         notes.append(
             "No ceiling: the guarantee is about one record, and a property of a site is one of many records. "
-            "The more records a site has, the better such a property can be told."
+            "The more records a site has, the better such a property can be told. Only a job whose unit of "
+            "privacy is the client bounds it."
         )
     if defence == "tacit":
         notes.append(

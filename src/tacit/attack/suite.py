@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tacit.attack.cells import CellResult, CellStore, Failure
 from tacit.attack.crew import Crew
@@ -20,7 +20,15 @@ from tacit.attack.registry import Cell, Entry
 from tacit.attack.workbench import Workbench
 from tacit.errors import TacitError
 
-__all__ = ["MAX_JOBS", "Suite", "Watcher", "cells_of", "default_jobs", "run_cell"]
+__all__ = [
+    "MAX_JOBS",
+    "Suite",
+    "Watcher",
+    "cells_of",
+    "default_jobs",
+    "mirrored",
+    "run_cell",
+]
 
 MAX_JOBS = 4
 """More workers than that only by request: each holds the data and a federation in memory."""
@@ -32,14 +40,31 @@ def default_jobs() -> int:
 
 
 def cells_of(entries: Sequence[Entry], columns: Collection[Defence]) -> tuple[Cell, ...]:
-    """All cells, the longest first, so that none of them is left to run alone at the end."""
+    """All cells to run, the longest first, so that none of them is left to run alone at the end.
+
+    Of an attack to which ``noise`` and ``tacit`` are alike the first is left to ``mirrored``.
+    """
     cells = [
         Cell(entry, defence)
         for entry in entries
         for defence in entry.attack.defences
-        if defence in columns
+        if defence in columns and not (defence == "noise" and _is_mirrored(entry, columns))
     ]
     return tuple(sorted(cells, key=lambda cell: (-cell.cost, cell.name)))
+
+
+def mirrored(
+    results: Sequence[CellResult], entries: Sequence[Entry], columns: Collection[Defence]
+) -> tuple[CellResult, ...]:
+    """The results, and in the column ``noise`` those that are the same as in ``tacit``."""
+    alike = {entry.attack.name for entry in entries if _is_mirrored(entry, columns)}
+    same = [one for one in results if one.attack in alike and one.defence == "tacit"]
+    return (*results, *(replace(one, defence="noise", seconds=0.0) for one in same))
+
+
+def _is_mirrored(entry: Entry, columns: Collection[Defence]) -> bool:
+    both = {"noise", "tacit"}
+    return entry.attack.alike and both <= set(columns) and both <= set(entry.attack.defences)
 
 
 def run_cell(bench: Workbench, cell: Cell, on_progress: OnProgress) -> CellResult:

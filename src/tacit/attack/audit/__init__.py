@@ -12,7 +12,7 @@ __all__ = ["ATTACKS", "PARTS", "Part", "audit", "audit_epsilon", "audit_protocol
 
 ATTACKS: tuple[Attack, ...] = (
     Attack("formal-epsilon", "audit-epsilon", audit_epsilon, DEFENCES),
-    Attack("formal-epsilon", "audit-protocol", audit_protocol, DEFENCES),
+    Attack("formal-epsilon", "audit-protocol", audit_protocol, DEFENCES, alike=True),
 )
 
 

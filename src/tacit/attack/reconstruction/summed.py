@@ -47,7 +47,7 @@ class _Tally:
 
 def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Separates sums of single-record updates, with and without a list of candidates."""
-    sizes = {"demo": (4,), "quick": (2, 4, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
+    sizes = {"demo": (4,), "quick": (2, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
     amounts = {size: bench.pick(2, 3 if size == SITES else 2, 10) for size in sizes}
     chosen = bench.generator("reconstruction", "sums")
     tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
