@@ -248,14 +248,14 @@ def run_property(bench: Workbench, defence: Defence, on_progress: OnProgress) ->
     slow = bench.job.model != "logistic"
     few = 12 if slow else 16
     usual = bench.pick(6, few if defence in SINGLE else 2 * few, 200)
-    runs = bench.pick(8, 64 if slow else 110, 440) if private else usual
+    runs = bench.pick(8, 48 if slow else 96, 440) if private else usual
     share = 0.5 if private else 0.9
     trials, noise = setting.series("whole", runs, 1, lambda done: on_progress(share * done))
     measured = _measured(trials, "")
     if private:
         release, _ = setting.series(
             "release",
-            bench.pick(6, 36 if slow else 80, 440),
+            bench.pick(6, 24 if slow else 60, 440),
             bench.job.rounds,
             lambda d: on_progress(0.5 + 0.4 * d),
         )

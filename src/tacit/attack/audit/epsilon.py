@@ -111,7 +111,7 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     Returns:
         ``epsilon.audited`` first. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
     """
-    count = bench.pick(4000, 12_000, 40_000)
+    count = bench.pick(4000, 8000, 40_000)
     canaries = Canaries(count, 1, bench.job.privacy.clip_norm)
     job = canary_job(bench.job, defence, canaries, sites=sites_of(bench.job))
     private = job.privacy.unit != "none"

@@ -109,7 +109,7 @@ def audit_protocol(
     Guarantee:
         Noise of a third of its size, noise from a seeded generator, a skipped clip, masks that return, an
         answer for one upload and a receipt without redaction each raise the alarm of that name. Checked by
-        ``tests/attack/test_power.py``.
+        ``tests/attack/test_power.py::test_a_planted_bug_raises_the_alarm_of_its_name``.
     """
     report = _Report(bench, defence)
     if bench.profile == "demo" and defence != "tacit":

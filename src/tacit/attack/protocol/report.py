@@ -27,7 +27,7 @@ def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings
     outcomes, details = told_lies(stage, helpers=not trusted)
     on_progress(0.5)
     measured = {"malicious_server.accepted": _accepted(outcomes)}
-    runs = bench.pick(1, 3, 16)
+    runs = bench.pick(1, 2, 16)
     trained, told, codes = stage.forged_sums(runs)
     on_progress(0.75)
     measured["malicious_server.forged_sum"] = _forged(trained, told, defence)

@@ -35,7 +35,7 @@ def encoded_rows(
 
     Guarantee:
         Bit for bit what ``Workload.contribution`` makes of such a site. Checked by
-        ``tests/attack/test_reconstruction.py::test_a_candidates_row_is_its_contribution``.
+        ``tests/attack/test_reconstruction_protocol.py::test_a_candidates_row_is_its_contribution``.
     """
     parts = [slice(start, start + _BLOCK) for start in range(0, len(labels), _BLOCK)]
     blocks = [_block(workload, plan, state, features[part], labels[part]) for part in parts]

@@ -139,7 +139,7 @@ def _holdings(bench: Workbench, index: int) -> list[Rows]:
 def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress) -> _Run:
     parts = _holdings(bench, index)
     # Fewer rounds than the job's spend the same epsilon: the bound stays, each round tells more.
-    rounds = min(bench.job.rounds, bench.pick(8, 16, bench.job.rounds))
+    rounds = min(bench.job.rounds, bench.pick(8, 12, bench.job.rounds))
     units = {"expected_units": bench.job.privacy.expected_units}
     scratch = bench.scratch(defence, parts, rounds=rounds, privacy=units)
     transcript = scratch.run()
