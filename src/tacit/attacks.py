@@ -21,7 +21,7 @@ from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.gate import Gate, check
 from tacit.attack.page import require_page, write_page
 from tacit.attack.proven import prove
-from tacit.attack.recipe import Recipe, digest_of, model_of
+from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.scratch import PublicData
@@ -240,7 +240,7 @@ def _setting(bench: Workbench, digest: str, site: str) -> Setting:
     return Setting(
         job=bench.job.name,
         job_digest=bench.job.digest.hex(),
-        code=model_of(bench).code.hex(),
+        code=bench.model.code.hex(),
         data=bench.data.contract.name,
         records=len(bench.data),
         seed=bench.seed,

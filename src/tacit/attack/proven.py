@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from tacit.attack.measure import Ceiling, ceiling_of
-from tacit.attack.recipe import model_of
 from tacit.attack.scratch import site_names
 from tacit.attack.words import at_most
 from tacit.attack.workbench import Workbench
@@ -68,6 +67,6 @@ def prove(bench: Workbench, sites: int) -> Proven:
 def own_plan(bench: Workbench, sites: int) -> Plan:
     """The job's plan as it would run among so many sites."""
     job = bench.job
-    workload = Workload.build(job, model_of(bench), len(bench.data.batch.schema.classes))
+    workload = Workload.build(job, bench.model, len(bench.data.batch.schema.classes))
     helpers = choose_helpers(job, site_names(sites))
     return plan_for(job, clients=sites, helpers=len(helpers), length=workload.length)

@@ -13,12 +13,10 @@ from typing import Any, get_args
 from tacit.attack.scratch import PublicData
 from tacit.attack.workbench import Profile, Workbench
 from tacit.errors import ConfigError
-from tacit.learn.code import LoadedModel, load_model
-from tacit.learn.feature_map import FeatureMap
 from tacit.party.job import JobSpec
 from tacit.types import Digest
 
-__all__ = ["Recipe", "digest_of", "model_of"]
+__all__ = ["Recipe", "digest_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +69,9 @@ def digest_of(bench: Workbench) -> Digest:
         ConfigError: The job's model or prior cannot be loaded.
     """
     batch = bench.data.batch
-    model = model_of(bench)
     parts = (
         bench.job.canonical(),
-        model.code,
+        bench.model.code,
         bench.data.contract.digest,
         batch.features.tobytes("A"),
         batch.labels.tobytes(),
@@ -85,23 +82,6 @@ def digest_of(bench: Workbench) -> Digest:
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)
     return Digest(whole.digest())
-
-
-def model_of(bench: Workbench) -> LoadedModel:
-    """The job's model for the data's schema.
-
-    Raises:
-        ConfigError: It cannot be loaded, or the prior of its features cannot.
-    """
-    options, schema = bench.job.features, bench.data.batch.schema
-    columns, size = len(schema.features), (options.height, options.width)
-    return load_model(
-        bench.job.model,
-        bench.base,
-        features=columns,
-        classes=len(schema.classes),
-        feature_map=FeatureMap.load(options.map, size, options.file(bench.base), columns),
-    )
 
 
 @lru_cache(maxsize=1)

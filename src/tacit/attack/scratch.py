@@ -42,7 +42,7 @@ from tacit.trust.roster import Member, Roster
 from tacit.types import Digest, Entropy, Milliseconds, Opener, PartyName
 from tacit.wire.messages import Offer
 
-__all__ = ["LEADER", "PublicData", "ScratchFederation", "site_names"]
+__all__ = ["LEADER", "PublicData", "ScratchFederation", "model_for", "site_names"]
 
 LEADER = PartyName("coordinator")
 REGION = "scratch"
@@ -107,6 +107,24 @@ def site_names(count: int) -> tuple[PartyName, ...]:
 LoadModel = Callable[[JobSpec], LoadedModel]
 
 
+def model_for(job: JobSpec, base: Path, data: PublicData) -> LoadedModel:
+    """The model of a job for the columns and classes of a data set.
+
+    Raises:
+        ConfigError: It cannot be loaded, or the prior of its features cannot.
+    """
+    schema, options = data.batch.schema, job.features
+    columns, size = len(schema.features), (options.height, options.width)
+    feature_map = FeatureMap.load(options.map, size, options.file(base), columns)
+    return load_model(
+        job.model,
+        base,
+        features=columns,
+        classes=len(schema.classes),
+        feature_map=feature_map,
+    )
+
+
 class ScratchFederation:
     """One run of a job among sites that are made up, each with its part of a public data set.
 
@@ -119,7 +137,8 @@ class ScratchFederation:
         base: Folder of the job's model code.
         data: The public data set.
         holdings: For each site the rows that it holds, ``int64[m]``, m at least 1.
-        code: Model code by site, for sites that are not honest; others run the job's own.
+        code: Model code by site, for sites that are not honest; others run the job's own, which stands under the
+            leader's name where it was loaded before.
         limits: ``[limits]`` of every site; production's defaults otherwise, own helper included where every
             site is one.
         world: Entropy by party, for tests; the operating system's by default.
@@ -150,7 +169,7 @@ class ScratchFederation:
         self.openers: dict[bytes, Opener] = {}
         self._base = base
         self._world = world or (lambda _: OsEntropy())
-        self._model = self.load_model(self.job)
+        self._model = (code or {}).get(LEADER, self.load_model)(self.job)
         self.workload = Workload.build(self.job, self._model, len(data.batch.schema.classes))
         self.offer, self.terms = self._draft(names)
         setup = partial(self._setup, code or {}, dict(limits or {}), _policy(data.contract))
@@ -167,16 +186,7 @@ class ScratchFederation:
 
     def load_model(self, job: JobSpec) -> LoadedModel:
         """The job's own model."""
-        schema, options = self.data.batch.schema, job.features
-        columns, size = len(schema.features), (options.height, options.width)
-        feature_map = FeatureMap.load(options.map, size, options.file(self._base), columns)
-        return load_model(
-            job.model,
-            self._base,
-            features=columns,
-            classes=len(schema.classes),
-            feature_map=feature_map,
-        )
+        return model_for(job, self._base, self.data)
 
     def _own_model(self, job: JobSpec) -> LoadedModel:
         """The same for every honest site: it is loaded once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.attack.defences import Defence, adversary_of, job_for
-from tacit.attack.scratch import PublicData, ScratchFederation
+from tacit.attack.scratch import LEADER, PublicData, ScratchFederation, model_for
 from tacit.attack.transcript import Transcript
 from tacit.attack.view import View, look
+from tacit.learn.code import LoadedModel
 from tacit.party.job import JobSpec
 
 __all__ = ["Profile", "Rows", "Workbench"]
@@ -42,6 +43,18 @@ class Workbench:
     data: PublicData
     seed: int
     profile: Profile
+    _loaded: list[LoadedModel] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def model(self) -> LoadedModel:
+        """The job's model, loaded once: every scratch federation has the same.
+
+        Raises:
+            ConfigError: It cannot be loaded, or the prior of its features cannot.
+        """
+        if not self._loaded:
+            self._loaded.append(model_for(self.job, self.base, self.data))
+        return self._loaded[0]
 
     def generator(self, *name: object) -> np.random.Generator:
         """The attacker's own stream of that name: which records, which trials, which starting points."""
@@ -74,7 +87,8 @@ class Workbench:
             training=training,
             privacy=privacy,
         )
-        return ScratchFederation(job, self.base, self.data, holdings, **options)
+        code = {LEADER: lambda _: self.model, **(options.pop("code", None) or {})}
+        return ScratchFederation(job, self.base, self.data, holdings, code=code, **options)
 
     def view(self, defence: Defence, transcript: Transcript) -> View:
         """What the adversary of a column sees of a run."""

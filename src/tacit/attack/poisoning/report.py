@@ -62,7 +62,7 @@ class Effort:
         if bench.profile == "full":
             return cls(8, 2, 12, 1200 if large else 430, 4, 5, everything=True)
         if bench.profile == "quick":
-            return cls(4, 1, 8 if large else 10, 512 if large else 400, 1 if large else 2, 3, False)
+            return cls(4, 1, 6 if large else 10, 512 if large else 400, 1 if large else 2, 3, False)
         return cls(4, 1, 4 if large else 6, 200 if large else 300, 1, 2, False)
 
 
