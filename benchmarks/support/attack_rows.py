@@ -122,7 +122,7 @@ def bounded(report: dict[str, Any], name: str, epsilon: float) -> Iterator[Row]:
         yield row(
             f"{name}, Tacit: malicious leader's successes", one["value"], "share", how, "<= 0.0"
         )
-    alarms = [alarm for entry in report["attacks"] for alarm in entry["alarms"]]
+    alarms = [a for one in report["attacks"] if one["column"] == "tacit" for a in one["alarms"]]
     how = "protections that an audit found broken, by name: " + (", ".join(alarms) or "none")
     yield row(f"{name}: alarms", float(len(alarms)), "alarms", how, "<= 0.0")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -24,20 +26,21 @@ from tacit.attack.proven import prove
 from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import PublicData, model_for
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
 from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
 from tacit.attack.words import LIMITS, at_most, interval, nearest, word
 from tacit.attack.workbench import Profile, Workbench
 from tacit.engine.folder import SiteFolder
 from tacit.engine.inside import read_for_attack
-from tacit.errors import ConfigError, RoundAborted
-from tacit.files import write_atomic
+from tacit.errors import ConfigError, RoundAborted, TacitError
+from tacit.files import read_limited, write_atomic
 from tacit.party.job import JobSpec
 from tacit.show import console, plain
 
 __all__ = ["Request", "attack_bench", "attack_job", "attack_site", "data_of", "show_report"]
 
+REPORT_LIMIT = 64 * 1024 * 1024
 SITES = 4
 """Where the job's federation has no site folders beside it."""
 
@@ -141,18 +144,11 @@ def attack_bench(
     proven = prove(bench, len(default_sites(bench.base)) or SITES)
     digest = digest_of(bench).hex()
     folder = request.out or request.job.parent / "attacks" / _id(digest, request)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            "attack.folder",
-            f"cannot make {folder}: {error.strerror}",
-            remedy="name another folder with --out",
-            file=str(folder),
-        ) from error
+    private = bool(request.site)
+    _make(folder, private=private)
     columns = tuple(one for one in DEFENCES if not request.columns or one in request.columns)
     cells = cells_of(entries, columns)
-    store = CellStore(folder / "cells", digest)
+    store = CellStore(folder / "cells", digest, private)
     try:
         with _progress(cells, quiet=quiet) as watcher:
             jobs = request.jobs or default_jobs()
@@ -174,8 +170,9 @@ def attack_bench(
         gates=tuple(check(gate, results) for gate in request.gates),
     )
     text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
-    write_atomic(folder / "report.json", text.encode())
-    write_page(report, folder / "privacy.html")
+    record, page = _names(report, folder)
+    write_atomic(record, text.encode(), private=private)
+    write_page(report, page, private=private)
     return report, folder
 
 
@@ -207,22 +204,49 @@ def attack_site(site: Path, request: Request, *, quiet: bool = False) -> tuple[R
             remedy="leave --data out",
             key="data",
         )
+    require_page()
+    load_attacks(request.only, request.modules)
     home = site.resolve()
-    if request.out is not None and not request.out.resolve().is_relative_to(home):
+    place = request.out or home / "attacks"
+    if home == place.resolve() or not place.resolve().is_relative_to(home):
         raise ConfigError(
             "attack.outside",
-            f"{request.out} lies outside {site}: what attacks find on a site's records stays in its folder",
+            f"{place} is not a folder inside {site}: what attacks find on a site's records stays there",
             remedy=f"leave --out out, or name a folder below {site}",
-            file=str(request.out),
+            file=str(place),
         )
-    contract, batch = read_for_attack(site, spec.data.contract)
+    _make(place, private=True)
+    load = partial(model_for, spec, request.job.parent)
+    contract, batch = read_for_attack(site, spec, load)
     data = PublicData(contract, batch)
     bench = Workbench(spec, request.job.parent, data, request.seed, request.profile)
-    folder = request.out or home / "attacks" / _id(digest_of(bench).hex(), request)
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = request.out or place / _id(digest_of(bench).hex(), request)
     inside = dataclasses.replace(request, out=folder, site=SiteFolder.load(site).name)
     return attack_bench(bench, inside, quiet=quiet)
+
+
+def _make(folder: Path, *, private: bool) -> None:
+    """Makes a folder for results; one of a site's own for its owner alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if private:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            "attack.folder",
+            f"cannot make {folder}: {error.strerror}",
+            remedy="name another folder with --out",
+            file=str(folder),
+        ) from error
+
+
+def _names(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Where record and page go: a part of the suite leaves a whole report alone."""
+    record, page = folder / "report.json", folder / "privacy.html"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, TacitError):
+        if not report.whole and json.loads(read_limited(record, REPORT_LIMIT))["whole"]:
+            return folder / "part.json", folder / "part.html"
+    return record, page
 
 
 def _job(request: Request) -> JobSpec:
@@ -344,8 +368,9 @@ def show_report(report: Report, folder: Path) -> None:
         style = {"bites": "bold red", "not measured": "bold yellow", "passes": "green"}[gate.status]
         out.print(plain(f"gate {gate.status}: {gate.message}", style))
     out.print(plain(setting.about))
-    out.print(plain(f"page: {folder / 'privacy.html'}"))
-    out.print(plain(f"record: {folder / 'report.json'}"))
+    record, page = _names(report, folder)
+    out.print(plain(f"page: {page}"))
+    out.print(plain(f"record: {record}"))
 
 
 def _paragraph(title: str, lines: Sequence[str]) -> None:

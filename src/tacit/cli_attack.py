@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ ROWS = (
     *("reconstruction", "inversion", "membership", "property", "malicious-server", "poisoning"),
     *("metadata", "formal-epsilon"),
 )
+INSIDE = ("kind", "format", "job", "site", "status", "headline", "whole", "gates", "folder")
+"""What ``--json`` says of attacks inside a site: the rest lies in the site's folder."""
 Command = Callable[..., argparse.ArgumentParser]
 
 
@@ -122,9 +126,13 @@ def _attack(options: argparse.Namespace) -> int:
     if options.site is None:
         report, folder = attack_job(request, quiet=options.json)
     else:
-        report, folder = attack_site(options.site, request, quiet=options.json)
+        # What attacks or the model's code print is not for this output, nor are figures of single records.
+        with contextlib.redirect_stdout(sys.stderr):
+            report, folder = attack_site(options.site, request, quiet=options.json)
     if options.json:
-        print(json.dumps({**report.record(), "folder": str(folder)}, indent=2, allow_nan=False))
+        record = {**report.record(), "folder": str(folder)}
+        shown = record if options.site is None else {key: record[key] for key in INSIDE}
+        print(json.dumps(shown, indent=2, allow_nan=False))
     else:
         show_report(report, folder)
     return report.exit_code

@@ -91,7 +91,7 @@ def test_without_a_report_there_is_no_statement(begun):
 def test_the_newest_report_of_this_job_and_code_counts(begun):
     session, job, code = begun
     other = Digest(bytes(32))
-    write(session.base, "old", report(job, code, profile="full"), at=1)
+    write(session.base, "old", report(job, code, seed=7), at=1)
     write(session.base, "wanted", report(job, code), at=2)
     write(session.base, "another-job", report(other, code), at=3)
     write(session.base, "other-code", report(job, other), at=4)
@@ -99,8 +99,10 @@ def test_the_newest_report_of_this_job_and_code_counts(begun):
     write(session.base, "damaged", "{", at=6)
     write(session.base, "of-a-site", report(job, code, site="north"), at=8)
     write(session.base, "a-part", report(job, code, whole=False), at=9)
+    write(session.base, "a-glance", report(job, code, profile="demo"), at=10)
     write(session.base, "list", "[]", at=7)
-    assert latest_entry(session.base, job, code)["profile"] == "quick"
+    found = latest_entry(session.base, job, code)
+    assert (found["profile"], found["seed"]) == ("quick", "0")
     assert latest_entry(session.base, other, other) is None
 
 
@@ -110,3 +112,38 @@ def test_a_report_that_comes_later_changes_no_manifest(begun):
     session.execute()
     write(session.base, "late", report(job, code))
     assert statement("attack-report") not in session._evidence().members
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": {"contract": "public", "records": 2**60}},
+        {"data": {"contract": "public", "records": float("inf")}},
+        {"version": "\ud800"},
+        {"rows": [{"row": 7, "cells": {"tacit": 1}}]},
+        {
+            "rows": [
+                {
+                    "row": "m",
+                    "cells": {
+                        "t": {
+                            "verdict": "",
+                            "metric": "",
+                            "estimate": None,
+                            "alarms": ["x" * 300_000],
+                        }
+                    },
+                }
+            ]
+        },
+        {"profile": []},
+    ],
+)
+def test_whatever_is_wrong_with_a_report_no_run_fails_because_of_it(begun, changes):
+    session, job, code = begun
+    write(session.base, "odd", report(job, code, **changes))
+    (session.base / FOLDER / "gone").mkdir()
+    (session.base / FOLDER / "gone" / "report.json").symlink_to("nowhere")
+    (session.base / FOLDER / "folder" / "report.json").mkdir(parents=True)
+    outcome = session.execute()
+    assert statement("attack-report") not in unpack(outcome.bundle.read_bytes())

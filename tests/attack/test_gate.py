@@ -109,6 +109,7 @@ def test_every_part_can_be_asked_for():
         ("m > 1", [result("a", {"m": (0.5, 1.0)}, defence="plain")]),
         ("m.ceiling > 1", [result("a", {"m": (0.5, None)})]),
         ("m > 1", [result("a", {"m": (0.5, 1.0)}), result("b", {}, failed=True)]),
+        ("m > 1", [result("a", {"m": (0.5, 1.0)}), result("b", {})]),
         ("m.ceiling > 1", [result("a", {"m": (0.5, None)}), result("b", {"m": (0.5, 0.9)})]),
         (
             "m > 1",

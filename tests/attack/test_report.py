@@ -320,9 +320,6 @@ def test_the_record_is_plain_json_and_the_same_every_time():
     made = report(gates=["membership.figure > 0.5"])
     record = made.record()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
-    assert made.canonical() == report(gates=["membership.figure > 0.5"]).canonical()
-    assert json.loads(made.canonical()) == record
-    assert re.fullmatch("[0-9a-f]{64}", made.digest)
     assert {row["row"] for row in record["rows"]} == set(ROWS)
     for row in record["rows"]:
         assert set(row["cells"]) == set(DEFENCES)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tacit.attack.cells import CellResult, CellStore, Failure
 from tacit.attack.codec import FORMAT, decode, encode
+from tacit.attack.crew import Crew
 from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
 from tacit.attack.measure import Estimate, proportion
 from tacit.attack.recipe import Recipe, digest_of
@@ -213,7 +214,8 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
     assert caught.value.remedy == "pip install 'tacit[torch,report]'"
     with pytest.raises(ModuleNotFoundError):
         attacks_of("mistaken")
-    assert attacks_of("tacit.attack.no_such_package") == ()
+    with pytest.raises(ConfigError, match="no module 'tacit.attack.no_such_package'"):
+        attacks_of("tacit.attack.no_such_package")
     with pytest.raises(ConfigError, match="no row"):
         load_attacks(["nonsense"])
 
@@ -310,3 +312,20 @@ def test_a_figure_that_is_no_number_is_no_result(place):
     attack = Attack("membership", "nan", lambda *_: nan, ("tacit",))
     (cell,) = cells_of([Entry("here", attack)], ("tacit",))
     assert "not a number" in run_cell(recipe_of(place).open(), cell, lambda _: None).reason
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"digest": "%s", "result": {"seconds": 1%s}}'])
+def test_a_damaged_result_is_measured_anew(place, tmp_path, content):
+    made = suite(place, tmp_path, ["tiny_attacks"], columns=("masking",), recipe=False)
+    cell = made.cells[0]
+    made.store.folder.mkdir(parents=True)
+    text = content if "%" not in content else content % (made.store.digest, "0" * 400)
+    (made.store.folder / f"{cell.name}.json").write_text(text)
+    assert made.store.read(cell) is None
+
+
+def test_two_suites_in_one_folder_do_not_disturb_each_other(tmp_path):
+    log = tmp_path / "workers.log"
+    with Crew(None, "", log), Crew(None, "", log):
+        pass
+    assert not log.exists()

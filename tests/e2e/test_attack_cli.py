@@ -154,3 +154,16 @@ def test_rows_and_columns_of_the_command_are_those_of_the_suite():
 
     assert tuple(ROWS) == cli_attack.ROWS
     assert cli_attack.COLUMNS == DEFENCES
+
+
+def test_a_part_leaves_a_whole_report_alone(place, capsys, monkeypatch, tmp_path):
+    use(monkeypatch, "tiny_attacks")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text('{"whole": true}')
+    chosen = ("--only", "membership", "--column", "tacit", "--profile", "demo", "--out", out)
+    code, printed, _ = run(capsys, place / "job.toml", *chosen)
+    assert (out / "report.json").read_text() == '{"whole": true}'
+    assert json.loads((out / "part.json").read_text())["whole"] is False
+    assert str(out / "part.html") in printed
+    assert code == 0

@@ -97,7 +97,7 @@ class CellResult:
                 if failure is None
                 else Failure(str(failure["reason"]), str(failure["trace"])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DecodeError("attack.cell", f"not the result of an attack: {error}") from error
 
 
@@ -108,10 +108,12 @@ class CellStore:
     Args:
         folder: The folder; made with the first result.
         digest: What results must agree on to be used again, as hexadecimal digits.
+        private: Whether only the owner may read what is kept.
     """
 
     folder: Path
     digest: str
+    private: bool = False
 
     def read(self, cell: Cell) -> CellResult | None:
         """The kept findings of a cell; None where there are none of this very setting.
@@ -123,7 +125,7 @@ class CellStore:
             if not isinstance(content, Mapping) or content.get("digest") != self.digest:
                 return None
             result = CellResult.from_record(content["result"])
-        except (ConfigError, DecodeError, KeyError, ValueError):
+        except (ConfigError, DecodeError, KeyError, ValueError, RecursionError):
             return None
         attack = cell.entry.attack
         same = (result.attack, result.row, result.defence) == (
@@ -141,7 +143,7 @@ class CellStore:
         """
         content = {"digest": self.digest, "result": result.record()}
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700 if self.private else 0o777, parents=True, exist_ok=True)
         except OSError as error:
             raise TransportError(
                 "file.write",
@@ -150,7 +152,8 @@ class CellStore:
                 file=str(self.folder),
             ) from error
         data = json.dumps(content, allow_nan=False).encode()
-        write_atomic(self._path(f"{result.attack}-{result.defence}"), data)
+        path = self._path(f"{result.attack}-{result.defence}")
+        write_atomic(path, data, private=self.private)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -100,7 +100,7 @@ def decode(record: Any) -> Findings:
     """
     try:
         return _findings(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DecodeError("attack.findings", f"not findings of an attack: {error}") from error
 
 
@@ -112,7 +112,7 @@ def decode_estimate(record: Any) -> Estimate:
     """
     try:
         return _estimate(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DecodeError("attack.findings", f"not an estimate: {error}") from error
 
 

@@ -19,7 +19,7 @@ from tacit.attack.cells import CellResult, Failure
 from tacit.attack.findings import OnProgress
 from tacit.attack.recipe import Recipe
 from tacit.attack.registry import Cell
-from tacit.errors import DecodeError
+from tacit.errors import DecodeError, TransportError
 
 __all__ = ["Crew", "Worker"]
 
@@ -48,8 +48,11 @@ class Crew:
         self._running: set[subprocess.Popen[str]] = set()
 
     def __enter__(self) -> Self:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._log = self._path.open("wb")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._log = self._path.open("ab")
+        except OSError as error:
+            raise _broken(self._path, error) from error
         return self
 
     def __exit__(
@@ -61,8 +64,11 @@ class Crew:
         self.stop()
         if self._log is not None:
             self._log.close()
-        if self._path.stat().st_size == 0:
-            self._path.unlink()
+        with contextlib.suppress(
+            OSError
+        ):  # another suite in the same folder may have tidied up before
+            if self._path.stat().st_size == 0:
+                self._path.unlink()
 
     @contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -76,15 +82,18 @@ class Crew:
     def start(self) -> subprocess.Popen[str]:
         """A process that serves tasks; away from the terminal, so that Ctrl-C reaches the suite alone."""
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tacit.attack.worker"],
-            stdin=pipe,
-            stdout=pipe,
-            stderr=self._log,
-            text=True,
-            env={**os.environ, **dict.fromkeys(THREADS, "1")},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tacit.attack.worker"],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=self._log,
+                text=True,
+                env={**os.environ, **dict.fromkeys(THREADS, "1")},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise _broken(Path(sys.executable), error) from error
         self._running.add(process)
         if self.stopped:  # between the two lines above
             process.kill()
@@ -167,3 +176,12 @@ class Worker:
         code = process.wait()
         why = f"signal {-code}" if code < 0 else f"exit code {code}"
         return {"lost": f"its process ended without a result ({why}); see workers.log"}
+
+
+def _broken(path: Path, error: OSError) -> TransportError:
+    return TransportError(
+        "attack.worker",
+        f"cannot start a worker process ({path}): {error.strerror}",
+        remedy="check free space, memory and permissions, or pass --jobs 1; what is done is kept",
+        file=str(path),
+    )

@@ -168,7 +168,9 @@ def _failed(
     return [
         result.attack
         for result in own
-        if result.findings is None and result.row in rows and result.attack not in carriers
+        if result.row in rows
+        and result.attack not in carriers
+        and (result.findings is None or not result.findings.measured)
     ]
 
 

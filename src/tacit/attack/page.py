@@ -100,14 +100,14 @@ def require_page() -> None:
             raise missing(package)
 
 
-def write_page(report: Report, path: Path) -> None:
-    """Writes the page; one that is there is replaced.
+def write_page(report: Report, path: Path, *, private: bool = False) -> None:
+    """Writes the page, for its owner alone if ``private``; one that is there is replaced.
 
     Raises:
         ConfigError: jinja2 or matplotlib is not installed.
         TransportError: The disk refuses the write; nothing is left behind.
     """
-    write_atomic(path, render(report).encode("utf-8"))
+    write_atomic(path, render(report).encode("utf-8"), private=private)
 
 
 def render(report: Report) -> str:

@@ -120,10 +120,10 @@ def load_attacks(only: Collection[str] = (), modules: Sequence[str] = ()) -> tup
 
 
 def attacks_of(module: str) -> tuple[Attack, ...]:
-    """What a module, or its submodule ``attacks``, exports as ``ATTACKS``; nothing if there is no such module.
+    """What a module, or its submodule ``attacks``, exports as ``ATTACKS``.
 
     Raises:
-        ConfigError: It needs a package that is not installed.
+        ConfigError: There is no such module, or it needs a package that is not installed.
     """
     try:
         found = import_module(module)
@@ -132,8 +132,12 @@ def attacks_of(module: str) -> tuple[Attack, ...]:
         return tuple(found.ATTACKS)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        if missing == module:
-            return ()
+        if missing in (module, f"{module}.attacks"):
+            raise ConfigError(
+                "attack.module",
+                f"there is no module {module!r} that exports ATTACKS",
+                remedy="correct the name, or install tacit anew if it is one of its own",
+            ) from error
         if missing.partition(".")[0] in EXTRAS:
             raise ConfigError(
                 "attack.extra",

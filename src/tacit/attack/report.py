@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-import rfc8785
-
 from tacit.attack.cells import CellResult
 from tacit.attack.codec import encode_estimate, plain
-from tacit.attack.defences import TITLES, Defence
+from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.gate import GateResult
 from tacit.attack.proven import Proven
 from tacit.attack.registry import ROWS
@@ -100,8 +97,8 @@ class Report:
 
     @property
     def whole(self) -> bool:
-        """Whether every row was asked for."""
-        return set(self.rows) == set(ROWS)
+        """Whether every row and every column was asked for."""
+        return set(self.rows) == set(ROWS) and set(self.columns) == set(DEFENCES)
 
     @property
     def headline(self) -> str:
@@ -154,15 +151,6 @@ class Report:
             },
             "not_covered": list(LIMITS),
         }
-
-    def canonical(self) -> bytes:
-        """RFC 8785 bytes of the record: what a digest of the report is over."""
-        return rfc8785.dumps(self.record())
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of ``canonical()``, hexadecimal."""
-        return hashlib.sha256(self.canonical()).hexdigest()
 
     def _rows(self) -> list[dict[str, Any]]:
         cells, words = self.cells, self.measured()

@@ -37,6 +37,7 @@ from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.lock import Parts
 from tacit.policy.permission import Permission
+from tacit.policy.schema import Schema
 from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.roster import Member, Roster
 from tacit.types import Digest, Entropy, Milliseconds, Opener, PartyName
@@ -107,13 +108,13 @@ def site_names(count: int) -> tuple[PartyName, ...]:
 LoadModel = Callable[[JobSpec], LoadedModel]
 
 
-def model_for(job: JobSpec, base: Path, data: PublicData) -> LoadedModel:
-    """The model of a job for the columns and classes of a data set.
+def model_for(job: JobSpec, base: Path, schema: Schema) -> LoadedModel:
+    """The model of a job for a public schema.
 
     Raises:
         ConfigError: It cannot be loaded, or the prior of its features cannot.
     """
-    schema, options = data.batch.schema, job.features
+    options = job.features
     columns, size = len(schema.features), (options.height, options.width)
     feature_map = FeatureMap.load(options.map, size, options.file(base), columns)
     return load_model(
@@ -186,7 +187,7 @@ class ScratchFederation:
 
     def load_model(self, job: JobSpec) -> LoadedModel:
         """The job's own model."""
-        return model_for(job, self._base, self.data)
+        return model_for(job, self._base, self.data.batch.schema)
 
     def _own_model(self, job: JobSpec) -> LoadedModel:
         """The same for every honest site: it is loaded once."""

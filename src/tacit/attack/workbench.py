@@ -53,7 +53,7 @@ class Workbench:
             ConfigError: It cannot be loaded, or the prior of its features cannot.
         """
         if not self._loaded:
-            self._loaded.append(model_for(self.job, self.base, self.data))
+            self._loaded.append(model_for(self.job, self.base, self.data.batch.schema))
         return self._loaded[0]
 
     def generator(self, *name: object) -> np.random.Generator:

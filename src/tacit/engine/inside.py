@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tacit.connect import SanitisedBatch
@@ -9,13 +10,18 @@ from tacit.engine.folder import SiteFolder
 from tacit.engine.local import wall_clock
 from tacit.engine.operators import open_party
 from tacit.errors import ConfigError
+from tacit.learn.code import LoadedModel
+from tacit.party.job import JobSpec
 from tacit.policy.contract import Contract
 from tacit.policy.request import ATTACK_PURPOSE, UNBOUNDED_EPSILON, Request
+from tacit.policy.schema import Schema
 
 __all__ = ["read_for_attack"]
 
 
-def read_for_attack(site: Path, dataset: str) -> tuple[Contract, SanitisedBatch]:
+def read_for_attack(
+    site: Path, job: JobSpec, load_model: Callable[[Schema], LoadedModel]
+) -> tuple[Contract, SanitisedBatch]:
     """The records of a data set, if the site's approved policy permits to attack them.
 
     The site asks itself: it is leader and helper of every scratch federation. No budget is charged, for
@@ -23,7 +29,9 @@ def read_for_attack(site: Path, dataset: str) -> tuple[Contract, SanitisedBatch]
 
     Args:
         site: The site's folder.
-        dataset: Name of one of its contracts.
+        job: Names the data set, and is what is attacked.
+        load_model: Loads the job's model, once the policy has said yes: its code will see the records, and the
+            log says which code that is.
 
     Raises:
         PolicyDenied: No permit that names ``Action::"attack"`` matches, or a forbid does.
@@ -35,6 +43,7 @@ def read_for_attack(site: Path, dataset: str) -> tuple[Contract, SanitisedBatch]
         ``tests/attack/test_inside.py::test_nothing_is_read_without_a_permit_that_names_the_action``.
     """
     now, folder = wall_clock(), SiteFolder.load(site)
+    dataset = job.data.contract
     source = folder.sources.get(dataset)
     if source is None:
         raise ConfigError(
@@ -47,9 +56,17 @@ def read_for_attack(site: Path, dataset: str) -> tuple[Contract, SanitisedBatch]
     contract, lock = source.contract, folder.lock(now)
     request = _request(folder, contract)
     permission = folder.policy.permit(request, contract, lock)
+    model = load_model(contract.schema())
     party = open_party(site)
     with party.ports.store.transaction():
-        party.act(now, "operator.attack-begun", contract=contract.digest.hex(), policy=lock.hex())
+        party.act(
+            now,
+            "operator.attack-begun",
+            contract=contract.digest.hex(),
+            policy=lock.hex(),
+            job=job.digest.hex(),
+            code=model.code.hex(),
+        )
     return contract, source.read(permission, now)
 
 
