@@ -214,7 +214,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
     assert caught.value.remedy == "pip install 'tacit[torch,report]'"
     with pytest.raises(ModuleNotFoundError):
         attacks_of("mistaken")
-    with pytest.raises(ConfigError, match="no module 'tacit.attack.no_such_package'"):
+    with pytest.raises(ConfigError, match=r"no module 'tacit\.attack\.no_such_package'"):
         attacks_of("tacit.attack.no_such_package")
     with pytest.raises(ConfigError, match="no row"):
         load_attacks(["nonsense"])
