@@ -23,7 +23,7 @@ from tacit.attack.proven import Proven, prove
 from tacit.attack.recipe import Recipe
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report, Setting, rows_of
-from tacit.attack.verdict import PROMISED, bound_of, judge, unsettled, view_cell
+from tacit.attack.verdict import AUDITED, PROMISED, bound_of, judge, unsettled, view_cell
 from tacit.attack.words import at_least, at_most, interval, sentence
 from tacit.testing.federation import write_small_federation
 
@@ -55,7 +55,8 @@ PROVEN = Proven(1.0, 1e-5, Ceiling(1.0, 0.3, ((0.0, 0.3), (1.0, 1e-5))), ("Epsil
 
 def report(results=None, *, rows=tuple(ROWS), gates=()):
     if results is None:
-        results = [result(row, column) for row in rows for column in DEFENCES]
+        power = {"plain": BROKEN}
+        results = [result(row, c, power.get(c, CHANCE)) for row in rows for c in DEFENCES]
     made = tuple(results)
     return Report(
         SETTING, rows, DEFENCES, made, PROVEN, tuple(check(Gate.parse(one), made) for one in gates)
@@ -185,7 +186,7 @@ def test_green_means_that_nothing_is_wrong_in_tacits_column(kinds):
     ]
     status = report(made).verdict[0]
     bad = {row for row, kind in zip(ROWS, kinds, strict=True) if kind == "broken"}
-    if {"alarm", "fail"} & set(kinds) or bad & PROMISED:
+    if {"alarm", "fail"} & set(kinds) or bad & (PROMISED - {AUDITED}):
         assert status == "red"
     else:
         assert status == ("open" if bad else "green")
@@ -219,8 +220,29 @@ def test_too_few_trials_are_not_green():
     assert made.verdict[0] == "open"
     assert made.headline.startswith("Open: nothing that is promised was broken, but something")
     assert "too few trials" in made.verdict[1][0]
-    assert not unsettled(dataclasses.replace(wide, ceiling=0.3))
+    assert unsettled(dataclasses.replace(wide, ceiling=0.3)), "the bound is what is being tried"
     assert not unsettled(CHANCE)
+
+
+def test_an_attack_without_power_is_not_green():
+    made = report([result(row, column) for row in ROWS for column in DEFENCES])
+    assert made.verdict[0] == "open"
+    assert "finds nothing without protection" in made.verdict[1][0]
+
+
+def test_a_lower_bound_above_the_claim_is_red_by_its_alarm_alone():
+    bound = Estimate(0.95, 0.95, 0.95, 0.0, 0.9, 1000, "epsilon", "")
+    others = [result(row, "tacit") for row in ROWS if row != AUDITED]
+    assert report([*others, result(AUDITED, "tacit", bound)]).verdict[0] == "open"
+    alarmed = result(AUDITED, "tacit", bound, alarms=("epsilon-exceeded",))
+    assert report([*others, alarmed]).verdict[0] == "red"
+
+
+def test_the_sharper_figure_of_an_attack_decides():
+    two = Findings("x", {"reconstruction.rate": CHANCE, "reconstruction.identification": BROKEN})
+    other = Findings("x", {"reconstruction.rate": CHANCE, "reconstruction.columns": BROKEN})
+    assert view_cell([result("reconstruction", "tacit", two)]).verdict == "broken"
+    assert view_cell([result("reconstruction", "tacit", other)]).verdict == "at chance"
 
 
 def test_outside_tacits_column_an_attack_may_stay_away_but_not_fail():

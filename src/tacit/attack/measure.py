@@ -165,7 +165,7 @@ def _wilson(hits: int, trials: int) -> tuple[float, float, float]:
 def auc(
     positive: Floats, negative: Floats, *, null: float | None = 0.5, ceiling: float | None = None
 ) -> Estimate:
-    """Area under the ROC curve of independent scores, with DeLong's interval.
+    """Area under the ROC curve of independent scores, with DeLong's interval, on the logit scale.
 
     Args:
         positive: Scores that ought to be high, at least two.
@@ -187,6 +187,9 @@ def auc(
     error = math.sqrt(float(above.var(ddof=1)) / m + float(below.var(ddof=1)) / n)
     reach = float(stats.norm.ppf((1.0 + CONFIDENCE) / 2.0)) * error
     low, high = max(0.0, value - reach), min(1.0, value + reach)
+    if error > 0.0 and 0.0 < value < 1.0:  # on the logit scale: near the ends the law is skewed
+        odds, spread = math.log(value / (1.0 - value)), reach / (value * (1.0 - value))
+        low, high = (1.0 / (1.0 + math.exp(-odds + sign * spread)) for sign in (1.0, -1.0))
     if error == 0.0:  # separated completely: the rule of three bounds what was not seen
         low, high = (max(0.0, value - 3.0 / min(m, n)), min(1.0, value + 3.0 / min(m, n)))
     return Estimate(value, low, high, null, ceiling, min(m, n), "auc", "DeLong")
@@ -252,7 +255,7 @@ def ceiling_of(plan: Plan, rounds: int | None = None, colluding: int | None = No
         return Ceiling(math.inf, 1.0, ((0.0, 1.0),))
     rate = releases.sampling.rate if releases.sampling.kind == "secret" else 1.0
     profile = _profile(releases.noise_ratio, rate, rounds)
-    return Ceiling(plan.epsilon(rounds, colluding), profile[0][1], profile)
+    return Ceiling(plan.epsilon(rounds, colluding, "leader"), profile[0][1], profile)
 
 
 @lru_cache(maxsize=64)

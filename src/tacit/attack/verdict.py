@@ -30,12 +30,25 @@ Verdict = Literal["alarm", "broken", "not measured", "leaks", "at chance"]
 Status = Literal["red", "open", "green"]
 """What the report comes to: see ``overall``."""
 
+JUDGED = frozenset(
+    {
+        "reconstruction.identification",
+        "membership.informed.advantage",
+        "metadata.sampled_auc",
+        "poisoning.backdoor",
+    }
+)
+"""Figures that decide a cell although their attack has another one before them."""
+
 SEVERITY: dict[str, int] = {"at chance": 0, "leaks": 1, "not measured": 2, "broken": 3, "alarm": 4}
 
 PROMISED = frozenset(
     {"reconstruction", "inversion", "membership", "malicious-server", "formal-epsilon"}
 )
 """Rows of which Tacit promises something; ``docs/threat-model.md`` promises nothing of the others."""
+
+AUDITED = "formal-epsilon"
+"""The row of lower bounds at 95%: on their own they make no table red, their alarm at 1e-7 does."""
 
 TOPS: dict[str, float] = {
     "share": 1.0,
@@ -115,7 +128,7 @@ class CellView:
     alarms: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
     compared: int = 0
-    """How many attacks the strongest one was chosen from; checks are none of them."""
+    """How many figures the strongest one was chosen from; checks are none of them."""
 
 
 def is_check(result: CellResult) -> bool:
@@ -141,11 +154,7 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     alarms = tuple(
         alarm for result in results if result.findings for alarm in result.findings.alarms
     )
-    heads = [
-        (result.attack, *next(iter(result.findings.measured.items())))
-        for result in results
-        if result.findings and result.findings.measured and not is_check(result)
-    ]
+    heads = [head for result in results if not is_check(result) for head in _heads(result)]
     failed = [
         f"{result.attack}: {result.reason}"
         for result in results
@@ -167,6 +176,16 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     return CellView(verdict, attack, metric, estimate, reason, alarms, names, len(heads))
 
 
+def _heads(result: CellResult) -> list[tuple[str, str, Estimate]]:
+    """The figures of an attack that can decide a cell: the first one, and those in ``JUDGED``."""
+    measured = result.findings.measured if result.findings else {}
+    return [
+        (result.attack, name, estimate)
+        for place, (name, estimate) in enumerate(measured.items())
+        if not place or name in JUDGED
+    ]
+
+
 def _stays_away(result: CellResult) -> bool:
     """Outside Tacit's own column an attack may choose to measure nothing beside another; none may fail."""
     return result.findings is not None and result.defence != "tacit"
@@ -175,14 +194,12 @@ def _stays_away(result: CellResult) -> bool:
 def unsettled(estimate: Estimate) -> bool:
     """Whether a figure at chance leaves more than half of the way to the largest value open.
 
-    So wide an interval is no finding; where theory bounds the figure, the bound counts instead if it is
-    lower.
+    So wide an interval is no finding, whatever theory says: the bound is what is being tried.
     """
-    top, bound = TOPS.get(estimate.unit), bound_of(estimate)
+    top = TOPS.get(estimate.unit)
     if top is None or estimate.null is None or judge(estimate) != "at chance":
         return False
-    reach = estimate.high if bound is None else min(estimate.high, bound)
-    return reach - estimate.null > (top - estimate.null) / 2
+    return estimate.high - estimate.null > (top - estimate.null) / 2
 
 
 def overall(
@@ -193,7 +210,7 @@ def overall(
     ``red``: an alarm in any cell; or in Tacit's own column a cell that is not measured, or a broken one in a
     row of which something is promised; or that column was not run at all. ``open``: nothing of that, but in
     Tacit's column an attack works of which nothing is promised, or does better than chance without a bound,
-    or has too few trials to say anything. ``green``: neither.
+    or has too few trials to say anything, or finds nothing without any protection either. ``green``: neither.
     """
     red = [
         f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
@@ -203,6 +220,8 @@ def overall(
     opened: list[str] = []
     for row in rows:
         bad, unclear = _own(row, cells.get((row, "tacit")))
+        if not bad and not unclear and _powerless(row, cells):
+            unclear = "the attack finds nothing without protection either"
         red += [f"{row}: {bad}"] if bad else []
         opened += [f"{row}: {unclear}"] if unclear else []
     if not rows:
@@ -212,6 +231,13 @@ def overall(
     return ("open", tuple(opened)) if opened else ("green", ())
 
 
+def _powerless(row: str, cells: dict[tuple[str, Defence], CellView]) -> bool:
+    """Whether chance in Tacit's column proves nothing: the same was found where nothing protects."""
+    own, plain = cells.get((row, "tacit")), cells.get((row, "plain"))
+    chance = own is not None and own.verdict == "at chance"
+    return chance and plain is not None and plain.verdict == "at chance"
+
+
 def _own(row: str, cell: CellView | None) -> tuple[str, str]:
     """Of a cell in Tacit's own column: why it makes the table red, and why open; empty if it does not."""
     if cell is None:
@@ -219,6 +245,11 @@ def _own(row: str, cell: CellView | None) -> tuple[str, str]:
     if cell.verdict == "not measured":
         return f"not measured under Tacit: {cell.reason}", ""
     if cell.verdict == "broken":
+        if row == AUDITED:
+            return (
+                "",
+                "a lower bound lies above the claim, as 5 in 100 do by chance; no alarm was raised",
+            )
         works = f"{cell.attack} works against Tacit"
         return (works, "") if row in PROMISED else ("", f"{works}, which promises nothing of it")
     unclear = ""

@@ -120,7 +120,7 @@ def judge(
         limit = None if ceiling is None else likely_positives(ceiling, max(rate, false))
         note = f"{method}; realised false positive rate {false:.4f}"
         values = [folds[n][r].true[metric] for r, n in enumerate(leading)]
-        measured[metric] = _over_runs(values, (rate, limit, trials, "share", note))
+        measured[metric] = _over_runs(values, (max(rate, false), limit, trials, "share", note))
     return Judged(measured, max(set(picked), key=picked.count))
 
 

@@ -146,13 +146,18 @@ def _separated(transcript: Transcript, view: View, pool: Pool) -> Floats:
     return found if len(found) else np.zeros((1, features))
 
 
+def _guessed(tally: _Tally) -> float:
+    """What so many guesses among the pool's records hit without any access."""
+    return min(1.0, len(tally.found) / len(tally.pool))
+
+
 def _findings(defence: Defence, tallies: dict[tuple[int, int], list[_Tally]]) -> Findings:
     def rate(shape: tuple[int, int]) -> Any:
         some, (sites, each) = tallies[shape], shape
         return shared_draws(
             [int(tally.recovered.sum()) for tally in some],
             [len(tally.rows) for tally in some],
-            null=pool.null,
+            null=max(pool.null, float(np.mean([_guessed(tally) for tally in some]))),
             ceiling=None,
             how=f"{sites} sites with {each} records each, {BINS} bins; {criterion(pool)}",
         )
@@ -224,15 +229,13 @@ def _refused(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Fin
     rate = shared_draws(
         [int(tally.recovered.sum()) for tally in tallies],
         [len(tally.rows) for tally in tallies],
-        null=pool.null,
+        null=max(pool.null, float(np.mean([_guessed(tally) for tally in tallies]))),
         ceiling=ceiling_of(plan).true_positives(guesses),
         how=f"had {TACIT_SITES} sites with 8 records each trained a planted layer: noise in the sums; "
         f"{criterion(pool)}; the ceiling allows {BINS} guesses",
     )
-    trained_rate = proportion(
-        trained, told, null=None, ceiling=0.0, how="sites that trained on a crafted model"
-    )
-    measured = {"malicious_server.rate": rate, "malicious_server.trained": trained_rate}
+    trained_rate = proportion(trained, told, null=0.0, how="sites that trained on a crafted model")
+    measured = {"malicious_server.trained": trained_rate, "malicious_server.rate": rate}
     if told_steered:
         measured["malicious_server.steered"] = proportion(
             steered_sites,

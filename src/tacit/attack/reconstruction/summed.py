@@ -139,7 +139,10 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
     def rate(size: int) -> Estimate:
         some = tallies[size]
         return over_runs(
-            [tally.recovered for tally in some], [size] * len(some), null=pool.null, how=told(size)
+            [tally.recovered for tally in some],
+            [size] * len(some),
+            null=max(pool.null, size / len(pool)),
+            how=told(size),
         )
 
     def recall(size: int) -> Estimate:
@@ -149,7 +152,7 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
         return over_runs(
             [tally.members for tally in some],
             [size] * len(some),
-            null=size / listed,
+            null=max(size, sum(t.members + t.strangers for t in some) / len(some)) / listed,
             how=how,
         )
 
