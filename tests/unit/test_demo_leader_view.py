@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chisquare
 
 from tacit.algebra.ring import Ring
+from tacit.attack.transcript import KeepingSealing
 from tacit.demo.leader_view import (
-    KeepingSealing,
     LeaderView,
     Recorder,
     Seen,
