@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tacit.attack.defences import DEFENCES, adversary_of, job_for
 from tacit.attack.scratch import PublicData, ScratchFederation, site_names
@@ -19,10 +20,15 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, defence, sites=4, **changes):
+def run(place, defence, sites=4, rounds=2, **changes):
     data = PublicData.load(place / "evaluation" / "contract.toml")
     job = job_for(
-        JobSpec.load(place / "job.toml"), defence, sites=sites, units=len(data), rounds=2, **changes
+        JobSpec.load(place / "job.toml"),
+        defence,
+        sites=sites,
+        units=len(data),
+        rounds=rounds,
+        **changes,
     )
     holdings = np.array_split(np.arange(len(data)), sites)
     scratch = ScratchFederation(job, place, data, holdings)
@@ -63,6 +69,19 @@ def test_an_adversary_sees_no_more_than_its_keys_open(place):
     client = look(transcript, Adversary.client(names[0])).rounds[0]
     assert not client.uploads
     assert client.unknown == names[1:]
+
+
+def test_without_any_one_helpers_key_an_upload_looks_uniform(place):
+    _, transcript = run(place, "tacit", rounds=60)
+    names, ring = site_names(4), transcript.terms.ring
+    for missing in names:
+        held = [name for name in names if name != missing]
+        rest = [transcript.less_masks(one, names[0], held) for one in transcript.closed]
+        top = np.concatenate(rest).astype(np.int64) >> (ring.bits - 4)
+        assert stats.chisquare(np.bincount(top, minlength=16)).pvalue > 1e-6
+    opened = [transcript.less_masks(one, names[0], names) for one in transcript.closed]
+    top = np.concatenate(opened).astype(np.int64) >> (ring.bits - 4)
+    assert stats.chisquare(np.bincount(top, minlength=16)).pvalue < 1e-12
 
 
 def test_own_noise_and_own_contribution_are_subtracted(place):

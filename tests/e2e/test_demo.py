@@ -7,26 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tacit.api import verify
-from tacit.attack.transcript import KeepingSealing
 from tacit.demo import digits_demo, hospitals
 from tacit.demo.digits_demo import run_digits
-from tacit.demo.federated import prepare, train
 from tacit.demo.hospitals_demo import SPLITS, Setting, run_hospitals
-from tacit.demo.leader_view import Recorder, remove_masks, uploads_seen
 from tacit.demo.screen import Screen
 from tacit.demo.show import run_demo
-from tacit.engine.folder import World
 from tacit.errors import ConfigError
 from tacit.evidence.archive import unpack
-from tacit.trust.identity import OsEntropy
-from tacit.types import Opener, PartyName
 
 TUNING_SPLIT = 100  # none that is reported
 ROUNDS = 12  # the fewest whose bytes a chi-square test can judge
@@ -152,32 +144,6 @@ def test_the_leader_saw_noise_unless_every_helper_helps(short) -> None:
     north = next(h for h in record["hospitals"] if h["hospital"] == "north")
     assert view["plain_records"] == north["records"]
     assert 0 < view["opened_norm"] <= 0.5 * north["records"]  # clip_norm each
-
-
-def test_what_the_keys_open_is_what_the_leader_summed(tmp_path: Path) -> None:
-    """All four opened uploads and the noise of the plan make up the aggregate of the bundle."""
-    job = hospitals.write_federation(tmp_path / "federation", hospitals.split(TUNING_SPLIT))
-    kept: dict[bytes, Opener] = {}
-    recorder = Recorder(PartyName("north"))
-    world = World(entropy=lambda _: OsEntropy(), sealing=lambda _: KeepingSealing(kept))
-    trained = train(prepare(job, rounds=2, world=world), lambda _: None, recorder)
-    coordinator = trained.session.coordinator
-    ring = coordinator.terms.ring
-    members = unpack(trained.outcome.bundle.read_bytes())
-    noise = []
-    for number in (1, 2):
-        opened = []
-        for place in hospitals.HOSPITALS:
-            site = PartyName(place.name)
-            seen = uploads_seen(replace(recorder, site=site), coordinator.roster, kept, ring)
-            opened.append(remove_masks(seen[number - 1], ring, site, kept))
-        data = members[f"transcript/r{number:06d}/aggregate.bin"]
-        total = ring.from_bytes(data, coordinator.terms.manifest.length).copy()
-        ring.subtract_into(total, ring.sum(opened, len(total)))
-        noise.append(ring.centred(total))
-    plan = coordinator.terms.plan
-    variance = plan.total_variance(plan.helpers)
-    assert 0.5 < np.concatenate(noise).astype(float).var() / variance < 1.7
 
 
 def test_digits_without_torch_say_what_to_do(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,29 +17,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.special import chdtrc  # type: ignore[import-untyped]
 
-from tacit.algebra.encoding import decode
-from tacit.algebra.ring import Ring, RingVector
-from tacit.attack.transcript import helper_keys_of, opened_vector
-from tacit.privacy.plan import Plan
-from tacit.secagg.masked import mask_sum, open_seeds, unmask
+from tacit.algebra.ring import RingVector
+from tacit.attack.transcript import Transcript
 from tacit.show import table
-from tacit.trust.roster import Roster
-from tacit.types import Digest, Opener, PartyName
-from tacit.wire.envelope import Address, Envelope, open_message
-from tacit.wire.messages import RoundStart, Upload
+from tacit.types import PartyName
 
-__all__ = [
-    "Glimpse",
-    "LeaderView",
-    "Recorder",
-    "Recording",
-    "Seen",
-    "leader_view",
-    "leader_view_table",
-    "remove_masks",
-    "uniformity",
-    "uploads_seen",
-]
+__all__ = ["Glimpse", "LeaderView", "leader_view", "leader_view_table", "uniformity"]
 
 BYTE_VALUES = 256
 LEAST_EXPECTED = 5
@@ -47,70 +30,6 @@ LEAST_EXPECTED = 5
 
 SHOWN_NUMBERS = 4
 SHOWN_BYTES = 12
-
-
-@dataclass(slots=True)
-class Recorder:
-    """A tap: copies what the leader receives, and what it sends to one site."""
-
-    site: PartyName
-    envelopes: list[Envelope] = field(default_factory=list)
-
-    def __call__(self, envelope: Envelope) -> Envelope:
-        """Notes an envelope and passes it on as it is."""
-        if envelope.receiver.role == "leader" or envelope.receiver == Address(self.site, "client"):
-            self.envelopes.append(envelope)
-        return envelope
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """One upload of the site, decrypted with the leader's round key, and the round's helper keys."""
-
-    round: int
-    upload: Upload
-    vector: RingVector
-    helper_keys: tuple[tuple[PartyName, bytes], ...]
-
-
-def uploads_seen(
-    recorder: Recorder, roster: Roster, kept: Mapping[bytes, Opener], ring: Ring
-) -> list[Seen]:
-    """Every upload that the leader received from the recorded site, as the leader decrypted it."""
-    starts: dict[int, RoundStart] = {}
-    seen: list[Seen] = []
-    for envelope in recorder.envelopes:
-        message = open_message(envelope.message, roster.authenticate)
-        body = message.body
-        if isinstance(body, RoundStart):
-            starts[message.round] = body
-        elif isinstance(body, Upload) and message.sender == Address(recorder.site, "client"):
-            start = starts[message.round]
-            vector = opened_vector(message, envelope, kept[start.leader_key], ring)
-            seen.append(Seen(message.round, body, vector, helper_keys_of(start, roster)))
-    return seen
-
-
-def remove_masks(
-    seen: Seen,
-    ring: Ring,
-    site: PartyName,
-    kept: Mapping[bytes, Opener],
-    without: PartyName | None = None,
-) -> RingVector:
-    """The upload less the masks of every helper but ``without``, in the ring."""
-    sealed = {seed.helper: seed.sealed for seed in seen.upload.seeds}
-    sums = []
-    for helper, key in seen.helper_keys:
-        if helper != without:
-            streams = open_seeds(
-                [(site, sealed[helper])],
-                context=Digest(seen.upload.context),
-                helper=helper,
-                opener=kept[key],
-            )
-            sums.append(mask_sum(streams, ring, len(seen.vector)))
-    return unmask([seen.vector], sums, ring)
 
 
 def uniformity(data: bytes) -> float:
@@ -169,50 +88,27 @@ class LeaderView:
         return cls(**{**record, "glimpses": glimpses})
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """A finished run with what was recorded of it."""
-
-    recorder: Recorder
-    kept: Mapping[bytes, Opener]
-    roster: Roster
-    plan: Plan
-
-    def seen(self) -> list[Seen]:
-        """The recorded site's uploads."""
-        return uploads_seen(self.recorder, self.roster, self.kept, self.ring)
-
-    @property
-    def ring(self) -> Ring:
-        """The ring of the run's vectors."""
-        return Ring(self.plan.ring_bits)
-
-
-def leader_view(plain: Recording, masked: Recording) -> LeaderView:
+def leader_view(site: PartyName, plain: Transcript, masked: Transcript) -> LeaderView:
     """Puts a plain and a masked run of the same site side by side."""
-    site = masked.recorder.site
-    shown, hidden = plain.seen(), masked.seen()
-    update = decode(plain.ring.centred(shown[0].vector), plain.plan.grid)
+    shown = [one.uploads[site] for one in plain.closed]
+    update = plain.values(plain.terms.ring.centred(shown[0]))
     weight = float(update[-1])  # FedAvg's last element: share of the job's expected records
-    ring = masked.ring
-    opened = [remove_masks(seen, ring, site, masked.kept) for seen in hidden]
-    first = decode(ring.centred(opened[0]), masked.plan.grid)
-    uploads = [seen.vector for seen in hidden]
+    uploads = [one.uploads[site] for one in masked.closed]
+    helpers = [name for name, _ in masked.closed[0].helper_keys]
+    opened = [masked.less_masks(one, site, helpers) for one in masked.closed]
+    first = masked.values(masked.terms.ring.centred(opened[0]))
     glimpses = {
-        "plain": _glimpse(
-            "plain FedAvg: the update",
-            [seen.vector for seen in shown],
-            _numbers(update[:-1] / weight),
-        ),
+        "plain": _glimpse("plain FedAvg: the update", shown, _numbers(update[:-1] / weight)),
         "masked": _glimpse("Tacit: masked bytes", uploads),
         "opened": _glimpse("  with every helper's key", opened, _numbers(first)),
     }
-    for helper, _ in hidden[0].helper_keys:
-        rest = [remove_masks(seen, ring, site, masked.kept, helper) for seen in hidden]
+    for helper in helpers:
+        others = [name for name in helpers if name != helper]
+        rest = [masked.less_masks(one, site, others) for one in masked.closed]
         glimpses[f"without {helper}"] = _glimpse(f"  with all keys but {helper}'s", rest)
     return LeaderView(
         site=site,
-        rounds=len(hidden),
+        rounds=len(uploads),
         size=sum(vector.nbytes for vector in uploads),
         plain_records=round(weight * plain.plan.expected_units),
         opened_norm=float(np.linalg.norm(first)),

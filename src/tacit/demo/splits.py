@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tacit.attack.transcript import KeepingSealing
+from tacit.attack.transcript import KeepingSealing, Recorder, Transcript
 from tacit.demo import hospitals
 from tacit.demo.baselines import central_training, pool, pooled_regression
 from tacit.demo.federated import Trained, evaluation_batch, holdings, prepare, train
 from tacit.demo.layout import Variant
-from tacit.demo.leader_view import LeaderView, Recorder, Recording, leader_view
+from tacit.demo.leader_view import LeaderView, leader_view
 from tacit.demo.scoreboard import Score
 from tacit.engine.folder import World
 from tacit.errors import RoundAborted, TacitError
@@ -109,19 +109,20 @@ def run_split(task: SplitTask, on_progress: OnProgress) -> SplitResult:
     """
     scores: dict[str, Score] = {}
     coalitions: dict[str, Sequence[float]] = {}
-    recordings: dict[str, Recording] = {}
+    recorded: dict[str, Transcript | None] = {}
     done, total = 0, sum(WORK[variant] for variant in task.variants)
     for variant in task.variants:
         report = partial(_report, on_progress, ROWS[variant], (done, WORK[variant], total))
         report(0.0)
-        trained, recordings[variant] = _train(variant, task, report)
+        trained, recorded[variant] = _train(variant, task, report)
         scores[variant] = trained.score
         if trained.outcome.coalitions:
             coalitions[variant] = trained.outcome.coalitions
         if variant == "shared":
             scores |= _baselines(trained)
         done += WORK[variant]
-    view = leader_view(recordings["plain"], recordings["shared"]) if task.watched else None
+    plain, masked = recorded.get("plain"), recorded.get("shared")
+    view = leader_view(WATCHED, plain, masked) if plain and masked else None
     on_progress(1.0, "done")
     return SplitResult(scores, coalitions, view)
 
@@ -133,20 +134,21 @@ def _report(on_progress: OnProgress, label: str, work: tuple[int, int, int], sha
 
 def _train(
     variant: Variant, task: SplitTask, on_progress: Callable[[float], None]
-) -> tuple[Trained, Recording]:
+) -> tuple[Trained, Transcript | None]:
     federation = task.federation(variant)
     if not federation.exists():
         hospitals.write_federation(federation, hospitals.split(task.seed), variant=variant)
-    kept: dict[bytes, Opener] = {}
-    recorder = Recorder(WATCHED)
     job = federation / "job.toml"
-    if task.watched:
-        world = World(entropy=lambda _: OsEntropy(), sealing=lambda _: KeepingSealing(kept))
-        trained = train(prepare(job, rounds=task.rounds, world=world), on_progress, recorder)
-    else:
-        trained = train(prepare(job, rounds=task.rounds), on_progress)
-    coordinator = trained.session.coordinator
-    return trained, Recording(recorder, kept, coordinator.roster, coordinator.terms.plan)
+    if not task.watched:
+        return train(prepare(job, rounds=task.rounds), on_progress), None
+    kept: dict[bytes, Opener] = {}
+    world = World(entropy=lambda _: OsEntropy(), sealing=lambda _: KeepingSealing(kept))
+    prepared = prepare(job, rounds=task.rounds, world=world)
+    coordinator = prepared.session.coordinator
+    recorder = Recorder(coordinator.roster, lambda: coordinator.model)
+    trained = train(prepared, on_progress, recorder)
+    workload = coordinator.chain.workload
+    return trained, recorder.transcript(coordinator.terms, workload, kept, {})
 
 
 def _baselines(trained: Trained) -> dict[str, Score]:

@@ -73,6 +73,16 @@ class TrainingData:
         """Features and labels of the records that are trained on."""
         return self.features, self.labels
 
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> TrainingData:
+        """Some of the records, by mark or index, and nothing that is held out.
+
+        Entities are numbered anew, without gaps.
+        """
+        entities = None
+        if self.entities is not None:
+            entities = np.unique(self.entities[rows], return_inverse=True)[1].astype(np.int64)
+        return TrainingData(self.features[rows], self.labels[rows], entities)
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -175,8 +185,7 @@ class Workload:
         if not share:
             return everything
         marks = held_out_rows(batch, holdout_key, share, by_entity=entities is not None)
-        held_out = _rows(everything, marks)
-        return dataclasses.replace(_rows(everything, ~marks), held_out=held_out)
+        return dataclasses.replace(everything.take(~marks), held_out=everything.take(marks))
 
     def _scaled(self, batch: SanitisedBatch) -> Floats:
         scale, norm = self.job.features.scale, self.job.features.norm
@@ -437,14 +446,6 @@ def _entities(batch: SanitisedBatch) -> NDArray[np.int64]:
             key="entity",
         )
     return np.unique(batch.entities, return_inverse=True)[1].astype(np.int64)
-
-
-def _rows(data: TrainingData, marks: NDArray[np.bool_]) -> TrainingData:
-    """Some of the records; entities, which are there as a whole or not at all, are numbered anew."""
-    entities = None
-    if data.entities is not None:
-        entities = np.unique(data.entities[marks], return_inverse=True)[1].astype(np.int64)
-    return TrainingData(data.features[marks], data.labels[marks], entities)
 
 
 def first_model_seed(accepts: Sequence[tuple[PartyName, bytes]]) -> bytes:

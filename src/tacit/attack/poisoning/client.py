@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tacit.algebra.ring import Ring
 from tacit.attack.poisoning.strategies import Crowd, Floats, Strategy
@@ -95,19 +94,12 @@ class PoisonedWorkload(Workload):
         ring, parts = Ring(plan.ring_bits), []
         for rows in np.array_split(np.arange(len(data.labels)), PARTS):
             if len(rows):
-                part = _rows(data, rows)
+                part = dataclasses.replace(data.take(rows), held_out=data.held_out)
                 made = Workload.contribution(self, state, part, plan, entropy, idle=False)
                 parts.append(ring.centred(made.vector).astype(np.float64) * PARTS)
         # A part holds 1 / PARTS of the records: its mean spreads by the root of PARTS more.
         spread: Floats = np.std(parts, axis=0) / np.sqrt(PARTS)
         return spread
-
-
-def _rows(data: TrainingData, rows: NDArray[np.int64]) -> TrainingData:
-    entities = data.entities
-    if entities is not None:
-        entities = np.unique(entities[rows], return_inverse=True)[1].astype(np.int64)
-    return TrainingData(data.features[rows], data.labels[rows], entities, data.held_out)
 
 
 class MaliciousSite(Site):
