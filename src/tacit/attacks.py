@@ -29,7 +29,7 @@ from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.scratch import PublicData, model_for
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
 from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
-from tacit.attack.words import LIMITS, at_most, interval, nearest, word
+from tacit.attack.words import LIMITS, at_most, nearest, told, word
 from tacit.attack.workbench import Profile, Workbench
 from tacit.engine.folder import SiteFolder
 from tacit.engine.inside import read_for_attack
@@ -349,7 +349,7 @@ def show_report(report: Report, folder: Path) -> None:
     out.print(_table(report))
     out.print(
         plain(
-            "Each cell: verdict and value; 95% interval; chance, and what theory allows; trials and strongest attack.",
+            "Each cell: verdict; value and 95% interval; chance, and what theory allows; trials and strongest attack.",
             "dim",
         )
     )
@@ -408,9 +408,9 @@ def _shown(row: str, cell: CellView) -> Text:
         return head if cell.attacks else plain("not measured", "dim")
     bound = bound_of(estimate)
     lines = [
-        plain(f"[{interval(estimate, ', ')}]"),
+        plain(told(estimate)),
         plain("no chance level" if estimate.null is None else f"chance {nearest(estimate.null)}"),
         *([] if bound is None else [plain(f"theory <= {at_most(bound)}")]),
         plain(f"n {estimate.trials}, {cell.attack}", "dim"),
     ]
-    return Text("\n").join([Text.assemble(head, f" {nearest(estimate.value)}"), *lines])
+    return Text("\n").join([head, *lines])

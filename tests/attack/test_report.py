@@ -24,7 +24,7 @@ from tacit.attack.recipe import Recipe
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.verdict import AUDITED, PROMISED, bound_of, judge, unsettled, view_cell
-from tacit.attack.words import at_least, at_most, interval, sentence
+from tacit.attack.words import at_least, at_most, interval, sentence, told
 from tacit.testing.federation import write_small_federation
 
 numbers = st.floats(-0.5, 1.0, width=32)
@@ -318,6 +318,42 @@ def test_a_wide_interval_is_not_called_less_than_a_percent():
     assert "1%" not in text
     assert "0.0030 (95% interval -0.020 to 0.026, 7188 trials)" in text
     assert "up to 0.026 is not ruled out; theory allows at most 0.281" in text
+
+
+AT_LEAST = Estimate(0.41239, 0.41239, math.inf, 0.0, 2.0, 4000, "epsilon", "lower bound at 95%")
+
+
+def test_a_lower_bound_is_called_one():
+    cell = view_cell([result(AUDITED, "tacit", AT_LEAST)])
+    text = sentence("tacit", cell)
+    assert "is at least 0.412 (95% confidence, 4000 trials) and lies above chance, 0.000" in text
+    assert told(AT_LEAST) == interval(AT_LEAST) == "at least 0.412 (95% confidence)"
+    page = render(report([result(AUDITED, "tacit", AT_LEAST)], rows=(AUDITED,)))
+    assert page.count("at least 0.412 (95% confidence)") == 2
+    nothing = dataclasses.replace(AT_LEAST, value=0.0, low=0.0)
+    text = sentence("tacit", view_cell([result(AUDITED, "tacit", nothing)]))
+    assert "a lower bound rules out nothing above it" in text
+    for shown in (text, page):
+        assert not re.search(r"infinity|0\.412[^.]{0,5}0\.412|not ruled out", shown)
+
+
+def test_what_has_no_interval_shows_none():
+    claimed = dataclasses.replace(AT_LEAST, high=0.41239)
+    assert told(claimed) == "0.412 (no interval)"
+    assert "0.412 (no interval, 4000 trials)" in sentence(
+        "tacit", view_cell([result(AUDITED, "tacit", claimed)])
+    )
+
+
+def test_a_lower_bound_survives_record_and_curve():
+    made = result(AUDITED, "tacit", AT_LEAST)
+    assert CellResult.from_record(json.loads(json.dumps(made.record(), allow_nan=False))) == made
+    record = json.loads(json.dumps(report([made], rows=(AUDITED,)).record(), allow_nan=False))
+    assert record["rows"][0]["cells"]["tacit"]["estimate"]["high"] == "inf"
+    curve = Curve("epsilon.audited", "rounds", ((1.0, AT_LEAST), (2.0, AT_LEAST)))
+    findings = dataclasses.replace(made.findings, curves=(curve,))
+    page = render(report([result(AUDITED, "tacit", findings)], rows=(AUDITED,)))
+    assert "at least 0.412 (95% confidence) at 1" in page
 
 
 def test_words_fit_their_row():

@@ -18,6 +18,7 @@ __all__ = [
     "interval",
     "nearest",
     "sentence",
+    "told",
     "word",
 ]
 
@@ -60,6 +61,11 @@ LIMITS: tuple[str, ...] = (
 """What no cell of the table covers."""
 
 
+CONFIDENT = "95% confidence"
+WITHOUT_INTERVAL = frozenset({"attempts", "epsilon"})
+"""Units of figures that may have no interval; an interval of no width would claim what was not shown."""
+
+
 def _decimals(value: float) -> int:
     size = abs(value)
     if size >= 1000:
@@ -93,12 +99,31 @@ def at_least(value: float) -> str:
 
 
 def interval(estimate: Estimate, between: str = " to ") -> str:
-    """The interval, rounded outwards.
+    """The interval, rounded outwards; of a lower bound that it is one, and of a count that it has none.
 
     Guarantee: what is shown holds the interval. Checked by
-    ``tests/attack/test_report.py::test_rounding_never_narrows_an_interval``.
+    ``tests/attack/test_report.py::test_rounding_never_narrows_an_interval`` and
+    ``::test_a_lower_bound_is_called_one``.
     """
+    if estimate.one_sided:
+        return f"at least {at_least(estimate.low)} ({CONFIDENT})"
+    if _is_exact(estimate):
+        return "no interval"
     return f"{at_least(estimate.low)}{between}{at_most(estimate.high)}"
+
+
+def told(estimate: Estimate) -> str:
+    """Value and interval in a few words."""
+    if estimate.one_sided:
+        return interval(estimate)
+    if _is_exact(estimate):
+        return f"{nearest(estimate.value)} (no interval)"
+    return f"{nearest(estimate.value)} [{interval(estimate, ', ')}]"
+
+
+def _is_exact(estimate: Estimate) -> bool:
+    """Whether a figure has no interval at all: a count, or what follows from the plan."""
+    return estimate.unit in WITHOUT_INTERVAL and estimate.low == estimate.high
 
 
 def word(row: str, verdict: Verdict) -> str:
@@ -122,10 +147,12 @@ def _figure(cell: CellView) -> str:
     estimate = cell.estimate
     assert estimate is not None
     trials = _counted(estimate.trials, "trial")
-    return (
-        f"{cell.metric} of {cell.attack} is {nearest(estimate.value)} (95% interval {interval(estimate)}, "
-        f"{trials})"
-    )
+    name = f"{cell.metric} of {cell.attack} is"
+    if estimate.one_sided:
+        return f"{name} at least {at_least(estimate.low)} ({CONFIDENT}, {trials})"
+    if _is_exact(estimate):
+        return f"{name} {nearest(estimate.value)} (no interval, {trials})"
+    return f"{name} {nearest(estimate.value)} (95% interval {interval(estimate)}, {trials})"
 
 
 def _against(verdict: Verdict, estimate: Estimate) -> str:
@@ -141,7 +168,11 @@ def _against(verdict: Verdict, estimate: Estimate) -> str:
     assert null is not None
     if estimate.high < null:
         return f"and lies below chance, {chance}{allowed}"
-    beyond = f"; up to {at_most(estimate.high)} is not ruled out"
+    beyond = (
+        "; a lower bound rules out nothing above it"
+        if estimate.one_sided
+        else f"; up to {at_most(estimate.high)} is not ruled out"
+    )
     return f"and cannot be told from chance, {chance}{beyond}{allowed}"
 
 
