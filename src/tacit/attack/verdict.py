@@ -12,6 +12,7 @@ from tacit.attack.defences import Defence
 from tacit.attack.measure import Estimate
 
 __all__ = [
+    "COUNTED",
     "PROMISED",
     "CellView",
     "Status",
@@ -60,6 +61,10 @@ TOPS: dict[str, float] = {
 """The largest value of a unit, where there is one: a bound that is not below it bounds nothing."""
 
 
+COUNTED = "attempts"
+"""Unit of a count: how many of the trials, which differ and are no matter of chance; it has no interval."""
+
+
 def bound_of(estimate: Estimate) -> float | None:
     """What theory allows at most, where that says anything at all."""
     ceiling, top = estimate.ceiling, TOPS.get(estimate.unit, math.inf)
@@ -96,7 +101,8 @@ def strength(estimate: Estimate) -> tuple[int, float, float]:
     went.
     """
     null = 0.0 if estimate.null is None else estimate.null
-    way = TOPS.get(estimate.unit, math.inf) - null
+    top = float(estimate.trials) if estimate.unit == COUNTED else TOPS.get(estimate.unit, math.inf)
+    way = top - null
     gone = (estimate.value - null) / way if 0 < way < math.inf else 0.0
     return SEVERITY[judge(estimate)], gone, estimate.value
 

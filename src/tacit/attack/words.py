@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from tacit.attack.defences import TITLES, Defence
 from tacit.attack.measure import Estimate
-from tacit.attack.verdict import CellView, Status, Verdict, bound_of
+from tacit.attack.verdict import COUNTED, CellView, Status, Verdict, bound_of
 
 __all__ = [
     "LIMITS",
@@ -62,7 +62,7 @@ LIMITS: tuple[str, ...] = (
 
 
 CONFIDENT = "95% confidence"
-WITHOUT_INTERVAL = frozenset({"attempts", "epsilon"})
+WITHOUT_INTERVAL = frozenset({COUNTED, "epsilon"})
 """Units of figures that may have no interval; an interval of no width would claim what was not shown."""
 
 
@@ -117,13 +117,21 @@ def told(estimate: Estimate) -> str:
     if estimate.one_sided:
         return interval(estimate)
     if _is_exact(estimate):
-        return f"{nearest(estimate.value)} (no interval)"
+        return f"{_exactly(estimate)} (no interval)"
     return f"{nearest(estimate.value)} [{interval(estimate, ', ')}]"
 
 
 def _is_exact(estimate: Estimate) -> bool:
     """Whether a figure has no interval at all: a count, or what follows from the plan."""
     return estimate.unit in WITHOUT_INTERVAL and estimate.low == estimate.high
+
+
+def _exactly(estimate: Estimate) -> str:
+    return (
+        f"{estimate.value:g} of {estimate.trials}"
+        if estimate.unit == COUNTED
+        else nearest(estimate.value)
+    )
 
 
 def word(row: str, verdict: Verdict) -> str:
@@ -140,7 +148,9 @@ def sentence(defence: Defence, cell: CellView) -> str:
     if cell.verdict == "not measured" or cell.estimate is None:
         also = f" What was measured: {_figure(cell)}." if cell.estimate is not None else ""
         return f"{title}: not measured ({cell.reason}).{also}"
-    return f"{title}: {_figure(cell)} {_against(cell.verdict, cell.estimate)}.{_several(cell)}"
+    against = _against(cell.verdict, cell.estimate)
+    gap = "" if against.startswith(";") else " "
+    return f"{title}: {_figure(cell)}{gap}{against}.{_several(cell)}"
 
 
 def _figure(cell: CellView) -> str:
@@ -151,7 +161,7 @@ def _figure(cell: CellView) -> str:
     if estimate.one_sided:
         return f"{name} at least {at_least(estimate.low)} ({CONFIDENT}, {trials})"
     if _is_exact(estimate):
-        return f"{name} {nearest(estimate.value)} (no interval, {trials})"
+        return f"{name} {_exactly(estimate)} (no interval, {trials})"
     return f"{name} {nearest(estimate.value)} (95% interval {interval(estimate)}, {trials})"
 
 
@@ -166,6 +176,8 @@ def _against(verdict: Verdict, estimate: Estimate) -> str:
     if verdict == "leaks":
         return f"and lies above chance, {chance}{allowed or '; no theory bounds it'}"
     assert null is not None
+    if estimate.unit == COUNTED:
+        return "; what was not tried is not ruled out"
     if estimate.high < null:
         return f"and lies below chance, {chance}{allowed}"
     beyond = (
