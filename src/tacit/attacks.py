@@ -142,7 +142,9 @@ def attack_bench(
     require_page()
     entries = load_attacks(request.only, request.modules)
     proven = prove(bench, len(default_sites(bench.base)) or SITES)
-    digest = digest_of(bench).hex()
+    digest = digest_of(bench, request.modules).hex()
+    if recipe is not None:
+        recipe = dataclasses.replace(recipe, modules=tuple(request.modules))
     folder = request.out or request.job.parent / "attacks" / _id(digest, request)
     private = bool(request.site)
     _make(folder, private=private)
@@ -220,7 +222,7 @@ def attack_site(site: Path, request: Request, *, quiet: bool = False) -> tuple[R
     contract, batch = read_for_attack(site, spec, load)
     data = PublicData(contract, batch)
     bench = Workbench(spec, request.job.parent, data, request.seed, request.profile)
-    folder = request.out or place / _id(digest_of(bench).hex(), request)
+    folder = request.out or place / _id(digest_of(bench, request.modules).hex(), request)
     inside = dataclasses.replace(request, out=folder, site=SiteFolder.load(site).name)
     return attack_bench(bench, inside, quiet=quiet)
 

@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tacit.attack import recipe
 from tacit.attack.cells import CellResult, CellStore, Failure
 from tacit.attack.codec import FORMAT, decode, encode
 from tacit.attack.crew import Crew
@@ -195,6 +198,75 @@ def test_the_digest_covers_whatever_a_result_depends_on(place, tmp_path):
     digests = [digest_of(one) for one in (bench, *changed)]
     assert len(set(digests)) == 5
     assert digest_of(recipe_of(place).open()) == digests[0]
+
+
+def test_the_digest_covers_how_records_lie_and_whose_they_are(place):
+    bench = recipe_of(place).open()
+    batch = bench.data.batch
+
+    def digest(**changes):
+        names = ("features", "labels", "entities", "schema")
+        fake = SimpleNamespace(**{name: getattr(batch, name) for name in names} | changes)
+        data = SimpleNamespace(contract=bench.data.contract, batch=fake)
+        made = dataclasses.replace(bench, data=data)
+        made._loaded.append(bench.model)
+        return digest_of(made)
+
+    entities = np.arange(len(batch), dtype=np.uint64) // 2
+    flat = batch.features.T.reshape(batch.features.shape)
+    digests = [
+        digest(),
+        digest(entities=entities),
+        digest(entities=np.roll(entities, 1)),
+        digest(features=np.ascontiguousarray(batch.features)),
+        digest(features=np.asfortranarray(flat)),
+        digest(labels=batch.labels.astype(np.int32)),
+    ]
+    assert len(set(digests)) == len(digests)
+    # Pseudonyms are drawn anew with every key: what counts is who shares one.
+    assert digest(entities=entities * np.uint64(7919) + np.uint64(3)) == digests[1]
+
+
+def test_the_digest_covers_code_outside_the_package(place, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    write_small_federation(other, records=20)
+    bench = recipe_of(other).open()
+    own = dataclasses.replace(bench, job=bench.job.model_copy(update={"model": "net.py:Net"}))
+    own._loaded.append(bench.model)
+    (other / "net.py").write_text("import parts")
+    (other / "parts.py").write_text("A = 1")
+    (other / "more").mkdir()
+    (other / "more" / "__init__.py").write_text("A = 1")
+    (tmp_path / "others_attacks.py").write_text("ATTACKS = ()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def digest():
+        return digest_of(own, ["others_attacks"])
+
+    digests = [digest(), digest_of(own)]
+    assert digest() == digests[0]
+    for path in (
+        other / "parts.py",
+        other / "more" / "__init__.py",
+        tmp_path / "others_attacks.py",
+    ):
+        path.write_text("A = 2")
+        digests.append(digest())
+    version = recipe._version
+    monkeypatch.setattr(recipe, "_version", lambda name: version(name) + "9" * (name == "numpy"))
+    digests.append(digest())
+    assert len(set(digests)) == len(digests)
+
+
+def test_parent_and_worker_agree_on_attacks_from_elsewhere(place, tmp_path):
+    made = dataclasses.replace(recipe_of(place), modules=("tiny_attacks",))
+    bench = made.open()
+    digest = digest_of(bench, made.modules).hex()
+    assert Recipe.from_record(json.loads(json.dumps(made.record()))) == made
+    cells = cells_of(load_attacks(["metadata"], ["tiny_attacks"]), ("masking",))
+    store = CellStore(tmp_path / "cells", digest)
+    (result,) = Suite(bench, cells, store, made, 1).run()
+    assert result.reason == ""
 
 
 def test_data_that_are_not_public_are_refused(place):
