@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from tacit.attack.cells import CellResult, Failure
 from tacit.attack.defences import DEFENCES
 from tacit.attack.drawings import _seen, draw_picture
-from tacit.attack.findings import Curve, Findings, Picture, Roc
+from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
 from tacit.attack.gate import Gate, check
 from tacit.attack.measure import Ceiling, Estimate, difference, proportion
 from tacit.attack.page import render
 from tacit.attack.proven import Proven, prove
 from tacit.attack.recipe import Recipe
-from tacit.attack.registry import ROWS
+from tacit.attack.registry import ROWS, Entry
 from tacit.attack.report import Report, Setting, rows_of
+from tacit.attack.suite import mirrored
 from tacit.attack.verdict import AUDITED, PROMISED, bound_of, judge, unsettled, view_cell
 from tacit.attack.words import at_least, at_most, interval, sentence, told
 from tacit.testing.federation import write_small_federation
@@ -255,6 +256,20 @@ def test_outside_tacits_column_an_attack_may_stay_away_but_not_fail():
         both = [result("membership", defence, outcome, attack="b"), result("membership", defence)]
         assert view_cell(both).verdict == verdict
         assert view_cell(both[:1]).verdict == "not measured"
+
+
+def test_an_alarm_of_a_copied_cell_is_counted_once():
+    entries = [Entry("here", Attack("metadata", "metadata", lambda *_: None, DEFENCES, alike=True))]
+    own = result("metadata", "tacit", alarms=("sizes",))
+    made = report(mirrored([own], entries, DEFENCES), rows=("metadata",))
+    assert [made.cells["metadata", column].verdict for column in ("noise", "tacit")] == [
+        "alarm"
+    ] * 2
+    assert [reason for reason in made.verdict[1] if "alarm" in reason] == [
+        "alarm in metadata under tacit: sizes"
+    ]
+    flags = {one["column"]: one["mirrored"] for one in made.record()["attacks"]}
+    assert flags == {"tacit": False, "noise": True}
 
 
 def test_without_tacits_column_nothing_is_green():

@@ -97,7 +97,12 @@ def test_what_is_alike_is_attacked_once_and_stands_in_both_columns(place, tmp_pa
     assert sorted(ran) == ["masking", "masking", "noise", "tacit", "tacit"]
     whole = {(one.attack, one.defence): one for one in mirrored(results, entries, columns)}
     assert len(whole) == 6
-    assert whole["same", "noise"].outcome == whole["same", "tacit"].outcome
+    copy, own = whole["same", "noise"], whole["same", "tacit"]
+    assert copy.findings.measured == own.findings.measured
+    assert [key for key, one in whole.items() if one.mirrored] == [("same", "noise")]
+    assert "not run again" in copy.findings.adversary
+    assert own.findings.adversary == "nobody"
+    assert not (tmp_path / "cells" / "same-noise.json").exists()
     # Without the other column there is nothing to share.
     assert {cell.defence for cell in cells_of(entries[:1], ("noise",))} == {"noise"}
     assert mirrored((), entries, ("noise",)) == ()

@@ -133,8 +133,15 @@ class CellView:
     reason: str = ""
     alarms: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    """Those of ``alarms`` that another column raised and counts, for this one shares its run."""
     compared: int = 0
     """How many figures the strongest one was chosen from; checks are none of them."""
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The alarms of the column's own runs: each is counted once."""
+        return tuple(alarm for alarm in self.alarms if alarm not in self.copied)
 
 
 def is_check(result: CellResult) -> bool:
@@ -160,6 +167,12 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     alarms = tuple(
         alarm for result in results if result.findings for alarm in result.findings.alarms
     )
+    copied = tuple(
+        alarm
+        for result in results
+        if result.findings and result.mirrored
+        for alarm in result.findings.alarms
+    )
     heads = [head for result in results if not is_check(result) for head in _heads(result)]
     failed = [
         f"{result.attack}: {result.reason}"
@@ -169,7 +182,9 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     if not heads:
         failed = failed or ["checks only, and no attack"]
         verdict: Verdict = "alarm" if alarms else "not measured"
-        return CellView(verdict, reason="; ".join(failed), alarms=alarms, attacks=names)
+        return CellView(
+            verdict, reason="; ".join(failed), alarms=alarms, attacks=names, copied=copied
+        )
     attack, metric, estimate = max(heads, key=lambda head: strength(head[2]))
     verdict = judge(estimate)
     if verdict == "not measured":
@@ -179,7 +194,7 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     if alarms:
         verdict = "alarm"
     reason = "; ".join(failed)
-    return CellView(verdict, attack, metric, estimate, reason, alarms, names, len(heads))
+    return CellView(verdict, attack, metric, estimate, reason, alarms, names, copied, len(heads))
 
 
 def _heads(result: CellResult) -> list[tuple[str, str, Estimate]]:
@@ -219,9 +234,9 @@ def overall(
     or has too few trials to say anything, or finds nothing without any protection either. ``green``: neither.
     """
     red = [
-        f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
+        f"alarm in {row} under {defence}: {', '.join(cell.counted)}"
         for (row, defence), cell in cells.items()
-        if cell.verdict == "alarm"
+        if cell.verdict == "alarm" and cell.counted
     ]
     opened: list[str] = []
     for row in rows:
