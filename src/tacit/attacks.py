@@ -21,6 +21,7 @@ from tacit.api import default_sites
 from tacit.attack.cells import CellResult, CellStore
 from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.gate import Gate, check
+from tacit.attack.lock import held
 from tacit.attack.page import require_page, write_page
 from tacit.attack.proven import prove
 from tacit.attack.recipe import Recipe, digest_of
@@ -137,7 +138,8 @@ def attack_bench(
     Raises:
         ConfigError: A package that is needed is missing, the job's settings do not hold together, or the
             folder cannot be made.
-        RoundAborted: Stopped by the person at the keyboard; what is done is kept.
+        RoundAborted: Stopped by the person at the keyboard; what is done is kept. Or another suite works in
+            the folder.
     """
     require_page()
     entries = load_attacks(request.only, request.modules)
@@ -151,30 +153,31 @@ def attack_bench(
     columns = tuple(one for one in DEFENCES if not request.columns or one in request.columns)
     cells = cells_of(entries, columns)
     store = CellStore(folder / "cells", digest, private)
-    try:
-        with _progress(cells, quiet=quiet) as watcher:
-            jobs = request.jobs or default_jobs()
-            found = Suite(bench, cells, store, recipe, jobs, watcher).run()
-            results = mirrored(found, entries, columns)
-    except KeyboardInterrupt:
-        raise RoundAborted(
-            "attack.interrupted",
-            f"the suite was interrupted; what is done is in {folder}",
-            retryable=True,
-            remedy="run the same command again: it goes on from there",
-        ) from None
-    report = Report(
-        setting=_setting(bench, digest, request.site),
-        rows=rows_of(request.only),
-        columns=columns,
-        results=tuple(sorted(results, key=_order)),
-        proven=proven,
-        gates=tuple(check(gate, results) for gate in request.gates),
-    )
-    text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
-    record, page = _names(report, folder)
-    write_atomic(record, text.encode(), private=private)
-    write_page(report, page, private=private)
+    with held(folder, private=private):
+        try:
+            with _progress(cells, quiet=quiet) as watcher:
+                jobs = request.jobs or default_jobs()
+                found = Suite(bench, cells, store, recipe, jobs, watcher).run()
+                results = mirrored(found, entries, columns)
+        except KeyboardInterrupt:
+            raise RoundAborted(
+                "attack.interrupted",
+                f"the suite was interrupted; what is done is in {folder}",
+                retryable=True,
+                remedy="run the same command again: it goes on from there",
+            ) from None
+        report = Report(
+            setting=_setting(bench, digest, request.site),
+            rows=rows_of(request.only),
+            columns=columns,
+            results=tuple(sorted(results, key=_order)),
+            proven=proven,
+            gates=tuple(check(gate, results) for gate in request.gates),
+        )
+        text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
+        record, page = _names(report, folder)
+        write_atomic(record, text.encode(), private=private)
+        write_page(report, page, private=private)
     return report, folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,13 @@ from tacit.attack.cells import CellResult, CellStore, Failure
 from tacit.attack.codec import FORMAT, decode, encode
 from tacit.attack.crew import Crew
 from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
+from tacit.attack.lock import NAME, held
 from tacit.attack.measure import Estimate, proportion
 from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import Entry, attacks_of, load_attacks
 from tacit.attack.suite import Suite, Watcher, cells_of, mirrored, run_cell
-from tacit.errors import ConfigError, DecodeError, PolicyDenied
+from tacit.attacks import Request, attack_job
+from tacit.errors import ConfigError, DecodeError, PolicyDenied, RoundAborted
 from tacit.testing.federation import write_small_federation
 
 HERE = Path(__file__).parent
@@ -399,6 +402,21 @@ def test_a_damaged_result_is_measured_anew(place, tmp_path, content):
     text = content if "%" not in content else content % (made.store.digest, "0" * 400)
     (made.store.folder / f"{cell.name}.json").write_text(text)
     assert made.store.read(cell) is None
+
+
+def test_a_folder_is_one_suites_at_a_time(place, tmp_path):
+    request = Request(place / "job.toml", "demo", out=tmp_path, modules=["tiny_attacks"], jobs=1)
+    request = dataclasses.replace(request, only=["membership"], columns=["tacit"])
+    with held(tmp_path):
+        with pytest.raises(RoundAborted, match=re.escape(str(tmp_path))) as caught:
+            attack_job(request, quiet=True)
+        assert (caught.value.code, caught.value.retryable) == ("attack.busy", True)
+        assert "--out" in caught.value.remedy
+        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    attack_job(request, quiet=True)
+    assert (tmp_path / "report.json").exists()
+    with pytest.raises(ConfigError, match="cannot lock"), held(tmp_path / "nowhere"):
+        pass
 
 
 def test_two_suites_in_one_folder_do_not_disturb_each_other(tmp_path):
