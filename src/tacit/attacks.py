@@ -29,7 +29,7 @@ from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.scratch import PublicData, model_for
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
-from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
+from tacit.attack.verdict import CellView, bound_of, is_check, stays_away, view_cell
 from tacit.attack.words import LIMITS, at_most, nearest, told, word
 from tacit.attack.workbench import Profile, Workbench
 from tacit.engine.folder import SiteFolder
@@ -315,7 +315,7 @@ def _plain_lines(total: int) -> Callable[[Cell, CellResult, bool], None]:
 
 def _came_to(result: CellResult) -> str:
     if result.reason:
-        return f"not measured: {result.reason}"
+        return f"{'left out' if stays_away(result) else 'not measured'}: {result.reason}"
     cell = view_cell([result])
     if is_check(result) and cell.verdict != "alarm":
         return "no alarm"

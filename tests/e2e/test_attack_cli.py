@@ -99,6 +99,15 @@ def test_a_failing_attack_is_never_green(place, capsys, monkeypatch, tmp_path):
     assert "not measured" in told
 
 
+def test_an_attack_that_stays_away_is_left_out(place, capsys, monkeypatch, tmp_path):
+    use(monkeypatch, "left_out_attacks")
+    chosen = ["--profile", "demo", "--jobs", "1", "--column", "masking", "tacit"]
+    _, _, told = run(capsys, place / "job.toml", *chosen, "--only", "membership", "--out", tmp_path)
+    assert "away, secure aggregation only: left out: tried in the column of Tacit only" in told
+    assert "away, Tacit: not measured: tried in the column of Tacit only" in told
+    assert "fail, secure aggregation only: not measured: RuntimeError: on purpose" in told
+
+
 def test_the_data_beside_the_job_come_first(place, tmp_path):
     job, spec = tmp_path / "job.toml", JobSpec.load(place / "job.toml")
     assert data_of(job, spec) == tmp_path / "evaluation" / "contract.toml"

@@ -21,6 +21,7 @@ __all__ = [
     "is_check",
     "judge",
     "overall",
+    "stays_away",
     "unsettled",
     "view_cell",
 ]
@@ -177,7 +178,7 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     failed = [
         f"{result.attack}: {result.reason}"
         for result in results
-        if result.reason and (not heads or not _stays_away(result))
+        if result.reason and (not heads or not stays_away(result))
     ]
     if not heads:
         failed = failed or ["checks only, and no attack"]
@@ -207,9 +208,10 @@ def _heads(result: CellResult) -> list[tuple[str, str, Estimate]]:
     ]
 
 
-def _stays_away(result: CellResult) -> bool:
-    """Outside Tacit's own column an attack may choose to measure nothing beside another; none may fail."""
-    return result.findings is not None and result.defence != "tacit"
+def stays_away(result: CellResult) -> bool:
+    """Whether an attack chose to measure nothing, which it may outside Tacit's own column; none may fail."""
+    found = result.findings
+    return found is not None and not found.measured and result.defence != "tacit"
 
 
 def unsettled(estimate: Estimate) -> bool:
