@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from hypothesis import settings
+
+from tacit.testing.federation import write_small_federation
 
 # Test runners set the width of their own terminal; what Tacit prints must not depend on it here.
 os.environ.pop("COLUMNS", None)
@@ -113,3 +116,19 @@ def _with_reader(uri: str) -> Iterator[Postgres]:
         server.execute(f"DROP SCHEMA {server.schema} CASCADE")
         server.execute(f"DROP OWNED BY {server.reader}")
         server.execute(f"DROP ROLE {server.reader}")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small federation whose job is attacked."""
+    folder = tmp_path_factory.mktemp("attacked") / "federation"
+    write_small_federation(folder, records=20)
+    return folder
+
+
+@pytest.fixture
+def attack_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made-up attacks of ``tests/attack`` can be imported, here and in workers."""
+    folder = str(Path(__file__).parent / "attack")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([folder, *sys.path]))

@@ -120,7 +120,7 @@ def bounded(report: dict[str, Any], name: str, epsilon: float) -> Iterator[Row]:
     if one is not None:
         how = f"attempts of a malicious leader that got what they should not; {told(one)}"
         yield row(
-            f"{name}, Tacit: malicious leader's successes", one["value"], "share", how, "<= 0.0"
+            f"{name}, Tacit: malicious leader's successes", one["value"], one["unit"], how, "<= 0.0"
         )
     alarms = [a for one in report["attacks"] if one["column"] == "tacit" for a in one["alarms"]]
     how = "protections that an audit found broken, by name: " + (", ".join(alarms) or "none")

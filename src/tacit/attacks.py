@@ -21,6 +21,7 @@ from tacit.api import default_sites
 from tacit.attack.cells import CellResult, CellStore
 from tacit.attack.defences import DEFENCES, TITLES, Defence
 from tacit.attack.gate import Gate, check
+from tacit.attack.lock import held
 from tacit.attack.page import require_page, write_page
 from tacit.attack.proven import prove
 from tacit.attack.recipe import Recipe, digest_of
@@ -28,8 +29,8 @@ from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
 from tacit.attack.scratch import PublicData, model_for
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
-from tacit.attack.verdict import CellView, bound_of, is_check, view_cell
-from tacit.attack.words import LIMITS, at_most, interval, nearest, word
+from tacit.attack.verdict import CellView, bound_of, is_check, stays_away, view_cell
+from tacit.attack.words import LIMITS, at_most, nearest, told, word
 from tacit.attack.workbench import Profile, Workbench
 from tacit.engine.folder import SiteFolder
 from tacit.engine.inside import read_for_attack
@@ -137,42 +138,46 @@ def attack_bench(
     Raises:
         ConfigError: A package that is needed is missing, the job's settings do not hold together, or the
             folder cannot be made.
-        RoundAborted: Stopped by the person at the keyboard; what is done is kept.
+        RoundAborted: Stopped by the person at the keyboard; what is done is kept. Or another suite works in
+            the folder.
     """
     require_page()
     entries = load_attacks(request.only, request.modules)
     proven = prove(bench, len(default_sites(bench.base)) or SITES)
-    digest = digest_of(bench).hex()
+    digest = digest_of(bench, request.modules).hex()
+    if recipe is not None:
+        recipe = dataclasses.replace(recipe, modules=tuple(request.modules))
     folder = request.out or request.job.parent / "attacks" / _id(digest, request)
     private = bool(request.site)
     _make(folder, private=private)
     columns = tuple(one for one in DEFENCES if not request.columns or one in request.columns)
     cells = cells_of(entries, columns)
     store = CellStore(folder / "cells", digest, private)
-    try:
-        with _progress(cells, quiet=quiet) as watcher:
-            jobs = request.jobs or default_jobs()
-            found = Suite(bench, cells, store, recipe, jobs, watcher).run()
-            results = mirrored(found, entries, columns)
-    except KeyboardInterrupt:
-        raise RoundAborted(
-            "attack.interrupted",
-            f"the suite was interrupted; what is done is in {folder}",
-            retryable=True,
-            remedy="run the same command again: it goes on from there",
-        ) from None
-    report = Report(
-        setting=_setting(bench, digest, request.site),
-        rows=rows_of(request.only),
-        columns=columns,
-        results=tuple(sorted(results, key=_order)),
-        proven=proven,
-        gates=tuple(check(gate, results) for gate in request.gates),
-    )
-    text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
-    record, page = _names(report, folder)
-    write_atomic(record, text.encode(), private=private)
-    write_page(report, page, private=private)
+    with held(folder, private=private):
+        try:
+            with _progress(cells, quiet=quiet) as watcher:
+                jobs = request.jobs or default_jobs()
+                found = Suite(bench, cells, store, recipe, jobs, watcher).run()
+                results = mirrored(found, entries, columns)
+        except KeyboardInterrupt:
+            raise RoundAborted(
+                "attack.interrupted",
+                f"the suite was interrupted; what is done is in {folder}",
+                retryable=True,
+                remedy="run the same command again: it goes on from there",
+            ) from None
+        report = Report(
+            setting=_setting(bench, digest, request.site),
+            rows=rows_of(request.only),
+            columns=columns,
+            results=tuple(sorted(results, key=_order)),
+            proven=proven,
+            gates=tuple(check(gate, results) for gate in request.gates),
+        )
+        text = json.dumps(report.record(), indent=2, allow_nan=False) + "\n"
+        record, page = _names(report, folder)
+        write_atomic(record, text.encode(), private=private)
+        write_page(report, page, private=private)
     return report, folder
 
 
@@ -220,7 +225,7 @@ def attack_site(site: Path, request: Request, *, quiet: bool = False) -> tuple[R
     contract, batch = read_for_attack(site, spec, load)
     data = PublicData(contract, batch)
     bench = Workbench(spec, request.job.parent, data, request.seed, request.profile)
-    folder = request.out or place / _id(digest_of(bench).hex(), request)
+    folder = request.out or place / _id(digest_of(bench, request.modules).hex(), request)
     inside = dataclasses.replace(request, out=folder, site=SiteFolder.load(site).name)
     return attack_bench(bench, inside, quiet=quiet)
 
@@ -310,7 +315,7 @@ def _plain_lines(total: int) -> Callable[[Cell, CellResult, bool], None]:
 
 def _came_to(result: CellResult) -> str:
     if result.reason:
-        return f"not measured: {result.reason}"
+        return f"{'left out' if stays_away(result) else 'not measured'}: {result.reason}"
     cell = view_cell([result])
     if is_check(result) and cell.verdict != "alarm":
         return "no alarm"
@@ -349,7 +354,7 @@ def show_report(report: Report, folder: Path) -> None:
     out.print(_table(report))
     out.print(
         plain(
-            "Each cell: verdict and value; 95% interval; chance, and what theory allows; trials and strongest attack.",
+            "Each cell: verdict; value and 95% interval; chance, and what theory allows; trials and strongest attack.",
             "dim",
         )
     )
@@ -408,9 +413,9 @@ def _shown(row: str, cell: CellView) -> Text:
         return head if cell.attacks else plain("not measured", "dim")
     bound = bound_of(estimate)
     lines = [
-        plain(f"[{interval(estimate, ', ')}]"),
+        plain(told(estimate)),
         plain("no chance level" if estimate.null is None else f"chance {nearest(estimate.null)}"),
         *([] if bound is None else [plain(f"theory <= {at_most(bound)}")]),
         plain(f"n {estimate.trials}, {cell.attack}", "dim"),
     ]
-    return Text("\n").join([Text.assemble(head, f" {nearest(estimate.value)}"), *lines])
+    return Text("\n").join([head, *lines])

@@ -83,6 +83,14 @@ def test_the_statement_is_signed_and_verifies(begun):
     assert "attack-report is the word of" in claim.reason
 
 
+def test_a_lower_bound_survives_in_the_statement(begun):
+    session, job, code = begun
+    text = json.dumps(report(job, code)).replace('"high": 0.03', '"high": "inf"')
+    write(session.base, "one", text)
+    cell = latest_entry(session.base, job, code)["cells"]["membership"]["tacit"]
+    assert (cell["low"], cell["high"]) == ("0.01", "inf")
+
+
 def test_without_a_report_there_is_no_statement(begun):
     outcome = begun[0].execute()
     assert statement("attack-report") not in unpack(outcome.bundle.read_bytes())

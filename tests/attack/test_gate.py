@@ -125,6 +125,20 @@ def test_a_gate_fails_closed(text, results):
     assert check(Gate.parse(text), results).status == "not measured"
 
 
+@pytest.mark.parametrize("condition", ["< 5", "> 5", ">= 0", "<= 0"])
+def test_a_lower_bound_has_no_upper_end(condition):
+    bound = Estimate(0.4, 0.4, math.inf, 0.0, 2.0, 10, "epsilon", "lower bound at 95%")
+    bounded = CellResult("b", "membership", "tacit", 1.0, Findings("x", {"m": bound}))
+    made = check(Gate.parse(f"m.upper {condition}"), [bounded])
+    assert made.status == "not measured"
+    assert "is a lower bound" in made.message
+    assert check(Gate.parse("m > 0.5"), [bounded]).status == "passes"
+    assert check(Gate.parse("m.lower > 0.3"), [bounded]).status == "bites"
+    beside = check(Gate.parse("m.upper > 5"), [bounded, result("a", {"m": (0.5, 1.0)})])
+    assert beside.status == "not measured"
+    assert "is a lower bound" in beside.message
+
+
 def test_an_unknown_metric_is_told_what_is_known():
     made = check(Gate.parse("nothing > 1"), [result("a", {"m": (0.5, 1.0), "auc": (0.5, 1.0)})])
     assert "measured are: auc, m" in made.message

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tacit.attack import metadata
+from tacit.attack import metadata, transcript
 from tacit.attack.metadata import ATTACKS, Discriminant
 from tacit.attack.scratch import PublicData, site_names
+from tacit.attack.sizes import Client, clients_of, differences, reach
 from tacit.attack.transcript import Packet
 from tacit.attack.workbench import Workbench
+from tacit.party import site as site_module
 from tacit.party.job import JobSpec
+from tacit.party.workload import Workload
 from tacit.testing.federation import write_small_federation
 
 NAMES = site_names(4)
@@ -78,3 +82,96 @@ def test_uploads_are_as_long_whatever_a_site_holds(bench, defence):
     assert least == most
     assert found.measured["metadata.bytes"].value > 1000
     assert found.measured["metadata.auc"].null == 0.5
+
+
+# --- who was sampled, in secret ---------------------------------------------------------------------
+
+RUNS_IN_QUICK = 8
+
+
+@pytest.fixture
+def longer_when_sampled(monkeypatch):
+    """A network on which the upload of a sampled client is one byte longer."""
+    last, marks = [], {}
+    computed, contribute, packet = Workload.contribution, site_module.contribute, transcript._packet
+
+    def contribution(self, *given, **options):
+        made = computed(self, *given, **options)
+        last.append(made.sampled)
+        return made
+
+    def contributed(party, terms, message, *given):
+        made = contribute(party, terms, message, *given)
+        marks[party.address.party, message.round] = last[-1]
+        return made
+
+    def packed(message, envelope):
+        made = packet(message, envelope)
+        longer = made.kind == "upload" and marks[made.sender, made.round]
+        return dataclasses.replace(made, size=made.size + int(longer))
+
+    monkeypatch.setattr(Workload, "contribution", contribution)
+    monkeypatch.setattr(site_module, "contribute", contributed)
+    monkeypatch.setattr(transcript, "_packet", packed)
+
+
+def test_an_upload_one_byte_longer_when_sampled_is_an_alarm(bench, longer_when_sampled):
+    found = metadata._sampled(bench, RUNS_IN_QUICK)
+    assert found.alarms == ("packet sizes of sampled clients (sent upload)",)
+    assert "sent upload" in found.note
+
+
+def test_a_sound_system_shows_nobody_who_was_sampled(bench):
+    found = metadata._sampled(bench, 20)
+    assert found.found == ()
+    assert found.alarms == ()
+    assert found.reach < metadata.LEVEL
+    assert "would have raised an alarm" in found.note
+
+
+def simulated(generator, size, rounds=16):
+    """Clients of whom half are sampled, with sizes of one kind by ``size(sampled)``."""
+    marks = generator.random((rounds, 4)) < 0.5
+    return [[Client(bool(m), {"sent upload": (size(m),)}) for m in row] for row in marks]
+
+
+def test_sizes_that_do_not_depend_on_sampling_raise_no_alarm():
+    generator = np.random.default_rng(0)
+    for vary in (1, 2, 10**6):
+        for _ in range(300):
+            rounds = simulated(generator, lambda _, most=vary: int(generator.integers(most)))
+            assert not [one for one in differences(rounds) if one.p_value < metadata.LEVEL]
+
+
+def test_a_difference_must_be_exact_and_repeat():
+    generator = np.random.default_rng(0)
+    (found,) = differences(simulated(generator, lambda m: 100 + int(m)))
+    assert found.p_value < metadata.LEVEL
+    few = simulated(generator, lambda m: 100 + int(m), rounds=3)
+    assert all(one.p_value > metadata.LEVEL for one in differences(few))
+    assert reach(few, "sent upload") > metadata.LEVEL
+    signs = iter(range(10**6))
+    assert not differences(simulated(generator, lambda m: 100 + int(m) * (-1) ** next(signs)))
+
+
+def test_lots_are_no_difference_of_sampling():
+    packets = [
+        *(Packet(name, "leader", 100, 1, "upload") for name in NAMES),
+        *(Packet(name, "leader", 50, 1, "kept-request") for name in NAMES[:2]),
+        *(
+            Packet(name, "leader", 70 + 5 * (name in NAMES[:2]), 2, "witness-answer")
+            for name in NAMES
+        ),
+    ]
+    marks = {name: name in NAMES[:2] for name in NAMES}
+    both = [clients_of(packets, number, marks) for number in (1, 2)]
+    assert [client.lots for client in both[1]] == [(1,), (1,), (), ()]
+    assert differences(both) == ()
+    marks = {name: name in NAMES[::2] for name in NAMES}
+    longer = [dataclasses.replace(p, size=p.size + marks[p.sender]) for p in packets]
+    found = differences([clients_of(longer, number, marks) for number in (1, 2)])
+    assert [one.kind for one in found] == [
+        "sent kept-request",
+        "sent upload",
+        "sent witness-answer",
+    ]

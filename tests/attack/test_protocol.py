@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from tacit.attack.cells import CellResult
+from tacit.attack.findings import Findings
 from tacit.attack.protocol import collusion, report
 from tacit.attack.protocol.attempts import ATTEMPTS
-from tacit.attack.protocol.leader import MaliciousLeader
+from tacit.attack.protocol.leader import MaliciousLeader, Outcome
+from tacit.attack.protocol.required import required
 from tacit.attack.protocol.scenarios import Stage, opens, told_lies
 from tacit.attack.scratch import PublicData, site_names
+from tacit.attack.verdict import judge, view_cell
+from tacit.attack.words import sentence, told
 from tacit.attack.workbench import Workbench
+from tacit.errors import TacitError
 from tacit.party.chain import ModelChain
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
@@ -38,6 +46,7 @@ def stage(bench, defence="tacit"):
 @pytest.mark.parametrize("defence", ["masking", "tacit"])
 def test_every_lie_is_refused(bench, defence):
     outcomes, _ = told_lies(stage(bench, defence))
+    assert {one.name for one in outcomes} == {*required(defence, masked=True, seeded=False)}
     assert {one.name for one in outcomes} >= {*BY_NAME, "dropout-game", "sybils-of-one-operator"}
     assert [one for one in outcomes if one.accepted] == []
     assert all(one.code for one in outcomes)
@@ -51,6 +60,45 @@ def test_the_leader_of_a_plain_run_reads_contributions(bench):
     gave = {one.name for one in outcomes if one.accepted}
     assert {"single-contribution", "sum-without-member", "round-called-lost"} <= gave
     assert "crafted-first-model" not in gave
+    assert {one.name for one in outcomes} == {*required("plain", masked=False, seeded=False)}
+
+
+def without(*names):
+    """The attempts, as if the protocol had changed so that some of them do not apply."""
+    return [
+        dataclasses.replace(one, forge=lambda *_: None) if one.name in names else one
+        for one in ATTEMPTS
+    ]
+
+
+@pytest.mark.parametrize("defence", ["plain", "noise"])
+def test_a_lie_that_was_not_told_is_missed(bench, monkeypatch, defence):
+    lost = ("crafted-later-model", "replayed-round")
+    monkeypatch.setattr(report, "Stage", lambda *given: Stage(*given, records=2))
+    monkeypatch.setattr(
+        report, "told_lies", lambda one, helpers: told_lies(one, without(*lost), helpers=helpers)
+    )
+    with pytest.raises(TacitError, match="2 of the column's lies were not told") as caught:
+        report.lie(bench, defence, lambda _: None)
+    assert all(name in caught.value.message for name in lost)
+
+
+def test_every_lie_is_on_a_list():
+    assert {*BY_NAME} <= {*required("tacit", masked=True, seeded=False)}
+    extra = {*required("plain", masked=False, seeded=True)} - {
+        *required("plain", masked=False, seeded=False)
+    }
+    assert extra == {"two-first-models"}
+
+
+def test_accepted_lies_are_a_count():
+    outcomes = [Outcome(str(n), n == 0, "", "") for n in range(27)]
+    counted, none = report._accepted((*outcomes,)), report._accepted((*outcomes[1:],))
+    assert (judge(counted), judge(none)) == ("broken", "at chance")
+    assert told(none) == "0 of 26 (no interval)"
+    result = CellResult("lies", "malicious-server", "tacit", 1.0, Findings("x", {"m": none}))
+    text = sentence("tacit", view_cell([result]))
+    assert "is 0 of 26 (no interval, 26 trials); what was not tried is not ruled out." in text
 
 
 def test_an_honest_cohort_opens(bench):
@@ -95,8 +143,13 @@ def test_what_succeeds_under_tacit_is_an_alarm(bench, monkeypatch):
     monkeypatch.setattr(report, "Stage", lambda *given: Stage(*given, records=2))
     monkeypatch.setattr(report, "told_lies", lambda one, helpers: (one.lies(some), {}))
     found = report.lie(bench, "tacit", lambda _: None)
+    assert found.alarms == ("cohort-of-one",)
+    assert not found.measured
+    assert "asked-twice" in found.notes[0]
+    monkeypatch.setattr(report, "required", lambda *_, **__: [one.name for one in some])
+    found = report.lie(bench, "tacit", lambda _: None)
     assert "cohort-of-one" in found.alarms
-    assert found.measured["malicious_server.accepted"].value == 0.5
+    assert found.measured["malicious_server.accepted"].value == 1.0
 
 
 def test_the_leader_signs_with_its_own_keys_only(bench):

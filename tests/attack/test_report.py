@@ -15,16 +15,17 @@ from hypothesis import strategies as st
 from tacit.attack.cells import CellResult, Failure
 from tacit.attack.defences import DEFENCES
 from tacit.attack.drawings import _seen, draw_picture
-from tacit.attack.findings import Curve, Findings, Picture, Roc
+from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
 from tacit.attack.gate import Gate, check
 from tacit.attack.measure import Ceiling, Estimate, difference, proportion
 from tacit.attack.page import render
 from tacit.attack.proven import Proven, prove
 from tacit.attack.recipe import Recipe
-from tacit.attack.registry import ROWS
+from tacit.attack.registry import ROWS, Entry
 from tacit.attack.report import Report, Setting, rows_of
+from tacit.attack.suite import mirrored
 from tacit.attack.verdict import AUDITED, PROMISED, bound_of, judge, unsettled, view_cell
-from tacit.attack.words import at_least, at_most, interval, sentence
+from tacit.attack.words import at_least, at_most, interval, sentence, told
 from tacit.testing.federation import write_small_federation
 
 numbers = st.floats(-0.5, 1.0, width=32)
@@ -257,6 +258,20 @@ def test_outside_tacits_column_an_attack_may_stay_away_but_not_fail():
         assert view_cell(both[:1]).verdict == "not measured"
 
 
+def test_an_alarm_of_a_copied_cell_is_counted_once():
+    entries = [Entry("here", Attack("metadata", "metadata", lambda *_: None, DEFENCES, alike=True))]
+    own = result("metadata", "tacit", alarms=("sizes",))
+    made = report(mirrored([own], entries, DEFENCES), rows=("metadata",))
+    assert [made.cells["metadata", column].verdict for column in ("noise", "tacit")] == [
+        "alarm"
+    ] * 2
+    assert [reason for reason in made.verdict[1] if "alarm" in reason] == [
+        "alarm in metadata under tacit: sizes"
+    ]
+    flags = {one["column"]: one["mirrored"] for one in made.record()["attacks"]}
+    assert flags == {"tacit": False, "noise": True}
+
+
 def test_without_tacits_column_nothing_is_green():
     made = report([result(row, "plain") for row in ROWS])
     assert made.verdict[0] == "red"
@@ -318,6 +333,42 @@ def test_a_wide_interval_is_not_called_less_than_a_percent():
     assert "1%" not in text
     assert "0.0030 (95% interval -0.020 to 0.026, 7188 trials)" in text
     assert "up to 0.026 is not ruled out; theory allows at most 0.281" in text
+
+
+AT_LEAST = Estimate(0.41239, 0.41239, math.inf, 0.0, 2.0, 4000, "epsilon", "lower bound at 95%")
+
+
+def test_a_lower_bound_is_called_one():
+    cell = view_cell([result(AUDITED, "tacit", AT_LEAST)])
+    text = sentence("tacit", cell)
+    assert "is at least 0.412 (95% confidence, 4000 trials) and lies above chance, 0.000" in text
+    assert told(AT_LEAST) == interval(AT_LEAST) == "at least 0.412 (95% confidence)"
+    page = render(report([result(AUDITED, "tacit", AT_LEAST)], rows=(AUDITED,)))
+    assert page.count("at least 0.412 (95% confidence)") == 2
+    nothing = dataclasses.replace(AT_LEAST, value=0.0, low=0.0)
+    text = sentence("tacit", view_cell([result(AUDITED, "tacit", nothing)]))
+    assert "a lower bound rules out nothing above it" in text
+    for shown in (text, page):
+        assert not re.search(r"infinity|0\.412[^.]{0,5}0\.412|not ruled out", shown)
+
+
+def test_what_has_no_interval_shows_none():
+    claimed = dataclasses.replace(AT_LEAST, high=0.41239)
+    assert told(claimed) == "0.412 (no interval)"
+    assert "0.412 (no interval, 4000 trials)" in sentence(
+        "tacit", view_cell([result(AUDITED, "tacit", claimed)])
+    )
+
+
+def test_a_lower_bound_survives_record_and_curve():
+    made = result(AUDITED, "tacit", AT_LEAST)
+    assert CellResult.from_record(json.loads(json.dumps(made.record(), allow_nan=False))) == made
+    record = json.loads(json.dumps(report([made], rows=(AUDITED,)).record(), allow_nan=False))
+    assert record["rows"][0]["cells"]["tacit"]["estimate"]["high"] == "inf"
+    curve = Curve("epsilon.audited", "rounds", ((1.0, AT_LEAST), (2.0, AT_LEAST)))
+    findings = dataclasses.replace(made.findings, curves=(curve,))
+    page = render(report([result(AUDITED, "tacit", findings)], rows=(AUDITED,)))
+    assert "at least 0.412 (95% confidence) at 1" in page
 
 
 def test_words_fit_their_row():

@@ -4,60 +4,54 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tacit.attack import recipe
 from tacit.attack.cells import CellResult, CellStore, Failure
 from tacit.attack.codec import FORMAT, decode, encode
 from tacit.attack.crew import Crew
 from tacit.attack.findings import Attack, Curve, Findings, Picture, Roc
+from tacit.attack.lock import NAME, held
 from tacit.attack.measure import Estimate, proportion
 from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import Entry, attacks_of, load_attacks
 from tacit.attack.suite import Suite, Watcher, cells_of, mirrored, run_cell
-from tacit.errors import ConfigError, DecodeError, PolicyDenied
+from tacit.attacks import Request, attack_job
+from tacit.errors import ConfigError, DecodeError, PolicyDenied, RoundAborted
 from tacit.testing.federation import write_small_federation
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("attack_modules")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("suite") / "federation"
-    write_small_federation(folder, records=20)
-    return folder
+def recipe_of(attacked, seed=0):
+    contract = attacked / "evaluation" / "contract.toml"
+    return Recipe(str(attacked / "job.toml"), str(contract), seed, "demo")
 
 
-@pytest.fixture(autouse=True)
-def reachable(monkeypatch):
-    """This folder's modules can be imported, here and in workers."""
-    monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), *sys.path]))
-
-
-def recipe_of(place, seed=0):
-    contract = place / "evaluation" / "contract.toml"
-    return Recipe(str(place / "job.toml"), str(contract), seed, "demo")
-
-
-def suite(place, folder, modules, *, columns=("plain", "masking"), recipe=True, jobs=2, **options):
-    made = recipe_of(place)
+def suite(
+    attacked, folder, modules, *, columns=("plain", "masking"), recipe=True, jobs=2, **options
+):
+    made = recipe_of(attacked)
     bench = made.open()
     store = CellStore(folder / "cells", digest_of(bench).hex())
     cells = cells_of(load_attacks(modules=modules), columns)
     return Suite(bench, cells, store, made if recipe else None, jobs, **options)
 
 
-def test_attacks_run_in_worker_processes_and_find_what_is_there(place, tmp_path):
+def test_attacks_run_in_worker_processes_and_find_what_is_there(attacked, tmp_path):
     shares = []
     told = Watcher(progress=lambda cell, share: shares.append((cell.name, share)))
-    made = suite(place, tmp_path, ["tiny_attacks"], watcher=told)
+    made = suite(attacked, tmp_path, ["tiny_attacks"], watcher=told)
     results = {(one.attack, one.defence): one for one in made.run()}
     assert set(results) == {
         *(("ratio", "plain"), ("ratio", "masking"), ("guess", "plain"), ("guess", "masking")),
@@ -76,7 +70,7 @@ def test_attacks_run_in_worker_processes_and_find_what_is_there(place, tmp_path)
             assert again.findings.notes == results["guess", "plain"].findings.notes
 
 
-def test_what_is_alike_is_attacked_once_and_stands_in_both_columns(place, tmp_path):
+def test_what_is_alike_is_attacked_once_and_stands_in_both_columns(attacked, tmp_path):
     ran = []
 
     def run(bench, defence, on_progress):
@@ -88,13 +82,18 @@ def test_what_is_alike_is_attacked_once_and_stands_in_both_columns(place, tmp_pa
         Entry("here", Attack("metadata", "same", run, columns, alike=True)),
         Entry("here", Attack("metadata", "other", run, columns)),
     ]
-    bench = recipe_of(place).open()
+    bench = recipe_of(attacked).open()
     store = CellStore(tmp_path / "cells", digest_of(bench).hex())
     results = Suite(bench, cells_of(entries, columns), store).run()
     assert sorted(ran) == ["masking", "masking", "noise", "tacit", "tacit"]
     whole = {(one.attack, one.defence): one for one in mirrored(results, entries, columns)}
     assert len(whole) == 6
-    assert whole["same", "noise"].outcome == whole["same", "tacit"].outcome
+    copy, own = whole["same", "noise"], whole["same", "tacit"]
+    assert copy.findings.measured == own.findings.measured
+    assert [key for key, one in whole.items() if one.mirrored] == [("same", "noise")]
+    assert "not run again" in copy.findings.adversary
+    assert own.findings.adversary == "nobody"
+    assert not (tmp_path / "cells" / "same-noise.json").exists()
     # Without the other column there is nothing to share.
     assert {cell.defence for cell in cells_of(entries[:1], ("noise",))} == {"noise"}
     assert mirrored((), entries, ("noise",)) == ()
@@ -104,7 +103,7 @@ class Stop(KeyboardInterrupt):
     pass
 
 
-def test_an_interrupted_suite_goes_on(place, tmp_path):
+def test_an_interrupted_suite_goes_on(attacked, tmp_path):
     ran = []
 
     def attack(name):
@@ -116,7 +115,7 @@ def test_an_interrupted_suite_goes_on(place, tmp_path):
 
         return Attack("membership", name, run, ("tacit",))
 
-    bench = recipe_of(place).open()
+    bench = recipe_of(attacked).open()
     cells = cells_of(
         [Entry("here", attack(name)) for name in ("first", "second", "third")], ("tacit",)
     )
@@ -142,7 +141,7 @@ def test_an_interrupted_suite_goes_on(place, tmp_path):
     assert ran[7:] == ["third"]
 
 
-def test_ctrl_c_leaves_what_is_done_and_no_process(place, tmp_path):
+def test_ctrl_c_leaves_what_is_done_and_no_process(attacked, tmp_path):
     code = f"""
 import os, signal, sys
 from pathlib import Path
@@ -151,7 +150,7 @@ from test_suite import suite
 from tacit.attack.suite import Watcher
 stop = Watcher(done=lambda *_: os.kill(os.getpid(), signal.SIGINT))
 try:
-    suite(Path({str(place)!r}), Path({str(tmp_path)!r}), ["tiny_attacks"], jobs=1, watcher=stop).run()
+    suite(Path({str(attacked)!r}), Path({str(tmp_path)!r}), ["tiny_attacks"], jobs=1, watcher=stop).run()
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -164,8 +163,8 @@ except KeyboardInterrupt:
     assert all(CellResult.from_record(json.loads(one.read_text())["result"]) for one in kept)
 
 
-def test_a_failing_attack_is_not_measured(place, tmp_path):
-    made = suite(place, tmp_path, ["broken_attacks"], columns=("tacit",), jobs=1)
+def test_a_failing_attack_is_not_measured(attacked, tmp_path):
+    made = suite(attacked, tmp_path, ["broken_attacks"], columns=("tacit",), jobs=1)
     results = {one.attack: one for one in made.run()}
     assert results["crash"].reason == "ZeroDivisionError: on purpose"
     assert "broken_attacks.py" in results["crash"].outcome.trace
@@ -180,8 +179,8 @@ def test_a_failing_attack_is_not_measured(place, tmp_path):
     assert made.store.read(next(c for c in made.cells if c.name == "babble-tacit")) is not None
 
 
-def test_the_digest_covers_whatever_a_result_depends_on(place, tmp_path):
-    bench = recipe_of(place).open()
+def test_the_digest_covers_whatever_a_result_depends_on(attacked, tmp_path):
+    bench = recipe_of(attacked).open()
     other = tmp_path / "other"
     write_small_federation(other, records=20)
     text = (other / "evaluation" / "records.csv").read_text()
@@ -194,15 +193,84 @@ def test_the_digest_covers_whatever_a_result_depends_on(place, tmp_path):
     ]
     digests = [digest_of(one) for one in (bench, *changed)]
     assert len(set(digests)) == 5
-    assert digest_of(recipe_of(place).open()) == digests[0]
+    assert digest_of(recipe_of(attacked).open()) == digests[0]
 
 
-def test_data_that_are_not_public_are_refused(place):
-    contract = place / "sites" / "north" / "contracts" / "small.toml"
+def test_the_digest_covers_how_records_lie_and_whose_they_are(attacked):
+    bench = recipe_of(attacked).open()
+    batch = bench.data.batch
+
+    def digest(**changes):
+        names = ("features", "labels", "entities", "schema")
+        fake = SimpleNamespace(**{name: getattr(batch, name) for name in names} | changes)
+        data = SimpleNamespace(contract=bench.data.contract, batch=fake)
+        made = dataclasses.replace(bench, data=data)
+        made._loaded.append(bench.model)
+        return digest_of(made)
+
+    entities = np.arange(len(batch), dtype=np.uint64) // 2
+    flat = batch.features.T.reshape(batch.features.shape)
+    digests = [
+        digest(),
+        digest(entities=entities),
+        digest(entities=np.roll(entities, 1)),
+        digest(features=np.ascontiguousarray(batch.features)),
+        digest(features=np.asfortranarray(flat)),
+        digest(labels=batch.labels.astype(np.int32)),
+    ]
+    assert len(set(digests)) == len(digests)
+    # Pseudonyms are drawn anew with every key: what counts is who shares one.
+    assert digest(entities=entities * np.uint64(7919) + np.uint64(3)) == digests[1]
+
+
+def test_the_digest_covers_code_outside_the_package(attacked, tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    write_small_federation(other, records=20)
+    bench = recipe_of(other).open()
+    own = dataclasses.replace(bench, job=bench.job.model_copy(update={"model": "net.py:Net"}))
+    own._loaded.append(bench.model)
+    (other / "net.py").write_text("import parts")
+    (other / "parts.py").write_text("A = 1")
+    (other / "more").mkdir()
+    (other / "more" / "__init__.py").write_text("A = 1")
+    (tmp_path / "others_attacks.py").write_text("ATTACKS = ()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def digest():
+        return digest_of(own, ["others_attacks"])
+
+    digests = [digest(), digest_of(own)]
+    assert digest() == digests[0]
+    for path in (
+        other / "parts.py",
+        other / "more" / "__init__.py",
+        tmp_path / "others_attacks.py",
+    ):
+        path.write_text("A = 2")
+        digests.append(digest())
+    version = recipe._version
+    monkeypatch.setattr(recipe, "_version", lambda name: version(name) + "9" * (name == "numpy"))
+    digests.append(digest())
+    assert len(set(digests)) == len(digests)
+
+
+def test_parent_and_worker_agree_on_attacks_from_elsewhere(attacked, tmp_path):
+    made = dataclasses.replace(recipe_of(attacked), modules=("tiny_attacks",))
+    bench = made.open()
+    digest = digest_of(bench, made.modules).hex()
+    assert Recipe.from_record(json.loads(json.dumps(made.record()))) == made
+    cells = cells_of(load_attacks(["metadata"], ["tiny_attacks"]), ("masking",))
+    store = CellStore(tmp_path / "cells", digest)
+    (result,) = Suite(bench, cells, store, made, 1).run()
+    assert result.reason == ""
+
+
+def test_data_that_are_not_public_are_refused(attacked):
+    contract = attacked / "sites" / "north" / "contracts" / "small.toml"
     with pytest.raises(PolicyDenied):
-        dataclasses.replace(recipe_of(place), contract=str(contract)).open()
+        dataclasses.replace(recipe_of(attacked), contract=str(contract)).open()
     with pytest.raises(ConfigError, match="profile"):
-        dataclasses.replace(recipe_of(place), profile="huge").open()
+        dataclasses.replace(recipe_of(attacked), profile="huge").open()
 
 
 def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
@@ -307,21 +375,36 @@ def test_anything_else_is_refused(record):
         decode(record)
 
 
-def test_a_figure_that_is_no_number_is_no_result(place):
+def test_a_figure_that_is_no_number_is_no_result(attacked):
     nan = Findings("x", {"m": Estimate(0.0, 0.0, 0.0, float("nan"), None, 1, "share", "")})
     attack = Attack("membership", "nan", lambda *_: nan, ("tacit",))
     (cell,) = cells_of([Entry("here", attack)], ("tacit",))
-    assert "not a number" in run_cell(recipe_of(place).open(), cell, lambda _: None).reason
+    assert "not a number" in run_cell(recipe_of(attacked).open(), cell, lambda _: None).reason
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"digest": "%s", "result": {"seconds": 1%s}}'])
-def test_a_damaged_result_is_measured_anew(place, tmp_path, content):
-    made = suite(place, tmp_path, ["tiny_attacks"], columns=("masking",), recipe=False)
+def test_a_damaged_result_is_measured_anew(attacked, tmp_path, content):
+    made = suite(attacked, tmp_path, ["tiny_attacks"], columns=("masking",), recipe=False)
     cell = made.cells[0]
     made.store.folder.mkdir(parents=True)
     text = content if "%" not in content else content % (made.store.digest, "0" * 400)
     (made.store.folder / f"{cell.name}.json").write_text(text)
     assert made.store.read(cell) is None
+
+
+def test_a_folder_is_one_suites_at_a_time(attacked, tmp_path):
+    request = Request(attacked / "job.toml", "demo", out=tmp_path, modules=["tiny_attacks"], jobs=1)
+    request = dataclasses.replace(request, only=["membership"], columns=["tacit"])
+    with held(tmp_path):
+        with pytest.raises(RoundAborted, match=re.escape(str(tmp_path))) as caught:
+            attack_job(request, quiet=True)
+        assert (caught.value.code, caught.value.retryable) == ("attack.busy", True)
+        assert "--out" in caught.value.remedy
+        assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    attack_job(request, quiet=True)
+    assert (tmp_path / "report.json").exists()
+    with pytest.raises(ConfigError, match="cannot lock"), held(tmp_path / "nowhere"):
+        pass
 
 
 def test_two_suites_in_one_folder_do_not_disturb_each_other(tmp_path):

@@ -36,13 +36,18 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class CellResult:
-    """One attack under one defence: its findings, or why there are none."""
+    """One attack under one defence: its findings, or why there are none.
+
+    ``mirrored`` if it was not run there: the column shares a run with another one, and who looks makes no
+    difference to the attack. It is never kept on its own.
+    """
 
     attack: str
     row: str
     defence: Defence
     seconds: float
     outcome: Findings | Failure
+    mirrored: bool = False
 
     @property
     def findings(self) -> Findings | None:

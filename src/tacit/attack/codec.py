@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ __all__ = ["FORMAT", "decode", "decode_estimate", "encode", "encode_estimate", "
 
 FORMAT = 1
 """Version of the form; another one is not read."""
+
+Read = TypeVar("Read", Findings, Estimate)
 
 NUMBERS = ("value", "low", "high", "null", "ceiling")
 
@@ -98,10 +100,7 @@ def decode(record: Any) -> Findings:
     Raises:
         DecodeError: It is anything else.
     """
-    try:
-        return _findings(record)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DecodeError("attack.findings", f"not findings of an attack: {error}") from error
+    return _read(_findings, record, "findings of an attack")
 
 
 def decode_estimate(record: Any) -> Estimate:
@@ -110,10 +109,14 @@ def decode_estimate(record: Any) -> Estimate:
     Raises:
         DecodeError: It is anything else.
     """
+    return _read(_estimate, record, "an estimate")
+
+
+def _read(reader: Callable[[Any], Read], record: Any, what: str) -> Read:
     try:
-        return _estimate(record)
+        return reader(record)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DecodeError("attack.findings", f"not an estimate: {error}") from error
+        raise DecodeError("attack.findings", f"not {what}: {error}") from error
 
 
 def _findings(record: Any) -> Findings:

@@ -102,8 +102,8 @@ def draw_curves(curves: Sequence[tuple[Defence, Curve]]) -> str:
         x = [at + (index - (len(curves) - 1) / 2) * SHIFT * span for at, _ in curve.points]
         y = [of.value for _, of in curve.points]
         errors = [
-            [of.value - max(of.low, of.value - 1e6) for _, of in curve.points],
-            [min(of.high, of.value + 1e6) - of.value for _, of in curve.points],
+            [_reach(of.value - of.low) for _, of in curve.points],
+            [_reach(of.high - of.value) for _, of in curve.points],
         ]
         style = {"color": _colour(column), "linewidth": 1.6, "elinewidth": 1.0, "capsize": 2.5}
         mark = {"marker": MARKS[DEFENCES.index(column)], "markersize": 4}
@@ -123,6 +123,11 @@ def draw_curves(curves: Sequence[tuple[Defence, Curve]]) -> str:
     axes.grid(axis="y", color=PALE, linewidth=0.6)
     _legend(figure, axes)
     return as_svg(figure, "curve")
+
+
+def _reach(length: float) -> float:
+    """Of an error bar: none towards infinity, which no axis could show beside the values."""
+    return length if math.isfinite(length) else 0.0
 
 
 def _colour(column: Defence) -> str:

@@ -31,7 +31,7 @@ GRAMMAR = re.compile(
 READ: dict[str, Callable[[Estimate], float | None]] = {
     "value": lambda one: one.value,
     "lower": lambda one: one.low,
-    "upper": lambda one: one.high,
+    "upper": lambda one: None if one.one_sided else one.high,
     "null": lambda one: one.null,
     "ceiling": lambda one: one.ceiling,
     "trials": lambda one: float(one.trials),
@@ -128,8 +128,9 @@ def check(gate: Gate, results: Sequence[CellResult]) -> GateResult:
     """Holds a condition against the figures: the largest of all attacks for > and >=, else the smallest.
 
     Guarantee: a gate passes only if every attack that has the metric under any column measured it under the
-    gate's own: an unknown metric, a failed attack and a missing bound are ``not measured``, never
-    ``passes``. Checked by ``tests/attack/test_gate.py::test_a_gate_fails_closed``.
+    gate's own: an unknown metric, a failed attack, a missing bound and the upper end of a lower bound are
+    ``not measured``, never ``passes``. Checked by ``tests/attack/test_gate.py::test_a_gate_fails_closed`` and
+    ``::test_a_lower_bound_has_no_upper_end``.
     """
     carriers = {
         result.attack
@@ -152,10 +153,10 @@ def check(gate: Gate, results: Sequence[CellResult]) -> GateResult:
     if observed is not None and OPERATORS[gate.sign](observed, gate.number):
         return GateResult(gate, "bites", f"{gate}: it is {observed:.6g}", observed)
     if observed is None:
-        return GateResult(gate, "not measured", _unknown(gate, own), None)
+        return GateResult(gate, "not measured", _unknown(gate, own) + _why(gate, own), None)
     failed = sorted(missing + _failed(results, own, carriers))
     if failed:
-        message = f"{gate}: not measured by {', '.join(failed)}"
+        message = f"{gate}: not measured by {', '.join(failed)}{_why(gate, own)}"
         return GateResult(gate, "not measured", message, observed)
     return GateResult(gate, "passes", f"{gate}: no, it is {observed:.6g}", observed)
 
@@ -172,6 +173,18 @@ def _failed(
         and result.attack not in carriers
         and (result.findings is None or not result.findings.measured)
     ]
+
+
+def _why(gate: Gate, own: Sequence[CellResult]) -> str:
+    """What a person who asks for the upper end of a lower bound must know; empty for everybody else."""
+    bounds = (
+        one.findings.measured[gate.metric].one_sided
+        for one in own
+        if one.findings and gate.metric in one.findings.measured
+    )
+    if gate.part != "upper" or not any(bounds):
+        return ""
+    return "; it is a lower bound (95% confidence) and has no upper end: gate on its value or lower"
 
 
 def _unknown(gate: Gate, own: Sequence[CellResult]) -> str:

@@ -37,7 +37,7 @@ class Estimate:
     Args:
         value: The estimate.
         low: Lower end of its 95% interval.
-        high: Upper end.
+        high: Upper end; infinite where the figure is a lower bound, that holds with 95% confidence.
         null: What an adversary without any access scores.
         ceiling: What no adversary can exceed, by theory; None where theory promises nothing.
         trials: How many independent trials are behind it.
@@ -62,6 +62,11 @@ class Estimate:
     def above_null(self) -> bool:
         """Whether the whole interval lies above chance."""
         return self.null is not None and self.low > self.null
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether it is a lower bound: how large the figure may be, nobody measured."""
+        return self.high == math.inf
 
     @property
     def within_ceiling(self) -> bool | None:

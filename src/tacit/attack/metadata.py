@@ -15,6 +15,7 @@ from tacit.attack.defences import DEFENCES, Defence
 from tacit.attack.findings import Attack, Findings, OnProgress
 from tacit.attack.measure import Estimate, auc, clustered
 from tacit.attack.scratch import ScratchFederation
+from tacit.attack.sizes import Client, Difference, clients_of, differences, reach
 from tacit.attack.transcript import Packet, Transcript
 from tacit.attack.workbench import Rows, Workbench
 from tacit.connect import take
@@ -32,6 +33,9 @@ ROUNDS = 2
 
 LEVEL = 1e-4
 """Of false alarms. Few runs cannot reach it at all: then there is a figure, and never an alarm."""
+
+UPLOAD = "sent upload"
+"""The kind of message in which a difference is looked for first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +162,52 @@ def _explained(found: Estimate, how: str) -> Estimate:
     return Estimate.from_record({**record, "how": f"{found.how}; {how}"})
 
 
-def _sampled(bench: Workbench, runs: int) -> tuple[Estimate, float] | None:
+@dataclass(frozen=True, slots=True)
+class _Sampling:
+    """What tells sampled clients from the others.
+
+    Args:
+        estimate: AUC by a discriminant.
+        chance: Probability of so large a one by chance.
+        found: Kinds of messages that differ every time.
+        reach: The smallest p-value that a difference of uploads could have.
+    """
+
+    estimate: Estimate
+    chance: float
+    found: tuple[Difference, ...]
+    reach: float
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """A difference that is exact, and too frequent for chance."""
+        return tuple(
+            f"packet sizes of sampled clients ({one.kind})"
+            for one in self.found
+            if one.p_value < LEVEL
+        )
+
+    @property
+    def note(self) -> str:
+        """What the comparison by kinds came to."""
+        if self.found:
+            kinds = ", ".join(f"{one.kind} ({one.times} times)" for one in self.found)
+            return f"Every time, sampled clients differ from the others in: {kinds}."
+        able = (
+            "would have raised an alarm" if self.reach < LEVEL else "is too rare here for an alarm"
+        )
+        return (
+            "No kind of message differs in size or number between sampled and other clients every time; an "
+            f"upload longer by one byte {able}."
+        )
+
+
+def _sampled(bench: Workbench, runs: int) -> _Sampling | None:
     """As ``_told_apart``, of sampled against other clients, from packets of single rounds, where clients sample in secret.
 
     None if the job cannot run with clients as units.
     """
-    positive, negative = list[Floats](), list[Floats]()
+    positive, negative, rounds = list[Floats](), list[Floats](), list[list[Client]]()
     try:
         for index in range(runs):
             holdings, _ = _holdings(bench, f"sampled {index}", SMALL)
@@ -184,9 +228,10 @@ def _sampled(bench: Workbench, runs: int) -> tuple[Estimate, float] | None:
             transcript = scratch.run()
             for one in transcript.closed:
                 packets = [p for p in transcript.packets if p.round == one.number]
+                sampled = {s: bool(transcript.contribution(one, s).any()) for s in one.cohort}
+                rounds.append(clients_of(transcript.packets, one.number, sampled))
                 for site in one.cohort:
-                    sampled = bool(transcript.contribution(one, site).any())
-                    (positive if sampled else negative).append(describe(packets, site))
+                    (positive if sampled[site] else negative).append(describe(packets, site))
     except (TacitError, ValueError):
         return None
     if min(len(positive), len(negative)) < 4:
@@ -196,11 +241,17 @@ def _sampled(bench: Workbench, runs: int) -> tuple[Estimate, float] | None:
     learnt = Discriminant.fit(first[: half[0]], second[: half[1]])
     scores = learnt.scores(first[half[0] :]), learnt.scores(second[half[1] :])
     how = "sampled against other clients, by the packets of a round"
-    return _explained(auc(*scores), how), _chance(*scores)
+    return _Sampling(
+        _explained(auc(*scores), how), _chance(*scores), differences(rounds), reach(rounds, UPLOAD)
+    )
 
 
 def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
-    """What an observer of the network learns under one defence; who else looks makes no difference to it."""
+    """What an observer of the network learns under one defence; who else looks makes no difference to it.
+
+    Guarantee: sampled clients' uploads that are a byte longer raise an alarm from profile ``quick`` on.
+    Checked by ``tests/attack/test_metadata.py::test_an_upload_one_byte_longer_when_sampled_is_an_alarm``.
+    """
     defence = "tacit" if defence == "noise" else defence
     runs = bench.pick(4, 8, 60)
     transcripts, marks = _traffic(bench, defence, runs, on_progress)
@@ -219,11 +270,13 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
     holdings, _ = _holdings(bench, "time", large)
     scratch = bench.scratch(defence, holdings, rounds=1)
     measured["metadata.timing_auc"] = _timed(bench, scratch, bench.pick(8, 16, 200))
-    notes = _notes(transcripts[0])
+    notes, alarms = _notes(transcripts[0]), tuple[str, ...]()
     if defence == "tacit":
-        secret = _sampled(bench, bench.pick(0, 3, 20))
+        secret = _sampled(bench, bench.pick(0, 8, 20))
         if secret is not None:
-            measured["metadata.sampled_auc"], chances["metadata.sampled_auc"] = secret
+            measured["metadata.sampled_auc"] = secret.estimate
+            chances["metadata.sampled_auc"] = secret.chance
+            alarms, notes = secret.alarms, (*notes, secret.note)
         else:
             notes = (
                 *notes,
@@ -235,7 +288,7 @@ def observe(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Find
         adversary="network observer",
         measured=measured,
         notes=notes,
-        alarms=_alarms(chances) if defence == "tacit" else (),
+        alarms=(*_alarms(chances), *alarms) if defence == "tacit" else (),
         details=_details(transcripts, features),
     )
 

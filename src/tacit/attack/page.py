@@ -16,7 +16,7 @@ from tacit.attack.measure import Estimate
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report
 from tacit.attack.verdict import CellView, bound_of
-from tacit.attack.words import LIMITS, MEANING, at_most, interval, nearest, word
+from tacit.attack.words import LIMITS, MEANING, at_least, at_most, interval, nearest, told, word
 from tacit.evidence.page_words import clean
 from tacit.evidence.plots import missing
 from tacit.evidence.render import template
@@ -162,7 +162,7 @@ def _box(row: str, cell: CellView) -> Box:
     if estimate is not None:
         bound = bound_of(estimate)
         lines += [
-            f"{nearest(estimate.value)} [{interval(estimate, ', ')}]",
+            told(estimate),
             "no chance level" if estimate.null is None else f"chance {nearest(estimate.null)}",
             "no bound in theory" if bound is None else f"theory: at most {at_most(bound)}",
             f"{estimate.trials} trial{'' if estimate.trials == 1 else 's'}",
@@ -233,10 +233,7 @@ def _curves(results: Iterable[CellResult]) -> tuple[Drawing, ...]:
 def _told(curves: Iterable[tuple[Defence, Curve]]) -> str:
     """The points of curves in words."""
     parts = (
-        f"{TITLES[column]}: "
-        + ", ".join(
-            f"{nearest(of.value)} [{interval(of, ', ')}] at {at:g}" for at, of in curve.points
-        )
+        f"{TITLES[column]}: " + ", ".join(f"{told(of)} at {at:g}" for at, of in curve.points)
         for column, curve in curves
     )
     return "; ".join(parts) + "."
@@ -266,7 +263,7 @@ def _figure(name: str, estimate: Estimate) -> tuple[str, ...]:
     bound = bound_of(estimate)
     return (
         clean(name),
-        nearest(estimate.value),
+        at_least(estimate.value) if estimate.one_sided else nearest(estimate.value),
         interval(estimate),
         "none" if estimate.null is None else nearest(estimate.null),
         "none" if bound is None else at_most(bound),

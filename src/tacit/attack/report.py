@@ -189,6 +189,7 @@ def _attack(result: CellResult) -> dict[str, Any]:
         "row": result.row,
         "column": result.defence,
         "seconds": result.seconds,
+        "mirrored": result.mirrored,
         "failure": result.reason or None,
         "adversary": findings.adversary if findings else None,
         "measured": {name: encode_estimate(one) for name, one in measured.items()},

@@ -34,6 +34,10 @@ MAX_JOBS = 4
 """More workers than that only by request: each holds the data and a federation in memory."""
 
 
+COPIED = "findings of the column Tacit, whose run this is too: not run again"
+"""What the adversary of a copied cell is said to be, too."""
+
+
 def default_jobs() -> int:
     """One worker a core, at most ``MAX_JOBS``."""
     return min(MAX_JOBS, os.cpu_count() or 1)
@@ -56,10 +60,17 @@ def cells_of(entries: Sequence[Entry], columns: Collection[Defence]) -> tuple[Ce
 def mirrored(
     results: Sequence[CellResult], entries: Sequence[Entry], columns: Collection[Defence]
 ) -> tuple[CellResult, ...]:
-    """The results, and in the column ``noise`` those that are the same as in ``tacit``."""
+    """The results, and in the column ``noise`` those that are the same as in ``tacit``, marked as copies."""
     alike = {entry.attack.name for entry in entries if _is_mirrored(entry, columns)}
     same = [one for one in results if one.attack in alike and one.defence == "tacit"]
-    return (*results, *(replace(one, defence="noise", seconds=0.0) for one in same))
+    return (*results, *(_mirror(one) for one in same))
+
+
+def _mirror(result: CellResult) -> CellResult:
+    outcome = result.outcome
+    if isinstance(outcome, Findings):
+        outcome = replace(outcome, adversary=f"{outcome.adversary}; {COPIED}")
+    return replace(result, defence="noise", seconds=0.0, outcome=outcome, mirrored=True)
 
 
 def _is_mirrored(entry: Entry, columns: Collection[Defence]) -> bool:

@@ -12,6 +12,7 @@ from tacit.attack.defences import Defence
 from tacit.attack.measure import Estimate
 
 __all__ = [
+    "COUNTED",
     "PROMISED",
     "CellView",
     "Status",
@@ -20,6 +21,7 @@ __all__ = [
     "is_check",
     "judge",
     "overall",
+    "stays_away",
     "unsettled",
     "view_cell",
 ]
@@ -60,6 +62,10 @@ TOPS: dict[str, float] = {
 """The largest value of a unit, where there is one: a bound that is not below it bounds nothing."""
 
 
+COUNTED = "attempts"
+"""Unit of a count: how many of the trials, which differ and are no matter of chance; it has no interval."""
+
+
 def bound_of(estimate: Estimate) -> float | None:
     """What theory allows at most, where that says anything at all."""
     ceiling, top = estimate.ceiling, TOPS.get(estimate.unit, math.inf)
@@ -96,7 +102,8 @@ def strength(estimate: Estimate) -> tuple[int, float, float]:
     went.
     """
     null = 0.0 if estimate.null is None else estimate.null
-    way = TOPS.get(estimate.unit, math.inf) - null
+    top = float(estimate.trials) if estimate.unit == COUNTED else TOPS.get(estimate.unit, math.inf)
+    way = top - null
     gone = (estimate.value - null) / way if 0 < way < math.inf else 0.0
     return SEVERITY[judge(estimate)], gone, estimate.value
 
@@ -127,8 +134,15 @@ class CellView:
     reason: str = ""
     alarms: tuple[str, ...] = ()
     attacks: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    """Those of ``alarms`` that another column raised and counts, for this one shares its run."""
     compared: int = 0
     """How many figures the strongest one was chosen from; checks are none of them."""
+
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """The alarms of the column's own runs: each is counted once."""
+        return tuple(alarm for alarm in self.alarms if alarm not in self.copied)
 
 
 def is_check(result: CellResult) -> bool:
@@ -154,16 +168,24 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     alarms = tuple(
         alarm for result in results if result.findings for alarm in result.findings.alarms
     )
+    copied = tuple(
+        alarm
+        for result in results
+        if result.findings and result.mirrored
+        for alarm in result.findings.alarms
+    )
     heads = [head for result in results if not is_check(result) for head in _heads(result)]
     failed = [
         f"{result.attack}: {result.reason}"
         for result in results
-        if result.reason and (not heads or not _stays_away(result))
+        if result.reason and (not heads or not stays_away(result))
     ]
     if not heads:
         failed = failed or ["checks only, and no attack"]
         verdict: Verdict = "alarm" if alarms else "not measured"
-        return CellView(verdict, reason="; ".join(failed), alarms=alarms, attacks=names)
+        return CellView(
+            verdict, reason="; ".join(failed), alarms=alarms, attacks=names, copied=copied
+        )
     attack, metric, estimate = max(heads, key=lambda head: strength(head[2]))
     verdict = judge(estimate)
     if verdict == "not measured":
@@ -173,7 +195,7 @@ def view_cell(results: Sequence[CellResult]) -> CellView:
     if alarms:
         verdict = "alarm"
     reason = "; ".join(failed)
-    return CellView(verdict, attack, metric, estimate, reason, alarms, names, len(heads))
+    return CellView(verdict, attack, metric, estimate, reason, alarms, names, copied, len(heads))
 
 
 def _heads(result: CellResult) -> list[tuple[str, str, Estimate]]:
@@ -186,9 +208,10 @@ def _heads(result: CellResult) -> list[tuple[str, str, Estimate]]:
     ]
 
 
-def _stays_away(result: CellResult) -> bool:
-    """Outside Tacit's own column an attack may choose to measure nothing beside another; none may fail."""
-    return result.findings is not None and result.defence != "tacit"
+def stays_away(result: CellResult) -> bool:
+    """Whether an attack chose to measure nothing, which it may outside Tacit's own column; none may fail."""
+    found = result.findings
+    return found is not None and not found.measured and result.defence != "tacit"
 
 
 def unsettled(estimate: Estimate) -> bool:
@@ -213,9 +236,9 @@ def overall(
     or has too few trials to say anything, or finds nothing without any protection either. ``green``: neither.
     """
     red = [
-        f"alarm in {row} under {defence}: {', '.join(cell.alarms)}"
+        f"alarm in {row} under {defence}: {', '.join(cell.counted)}"
         for (row, defence), cell in cells.items()
-        if cell.verdict == "alarm"
+        if cell.verdict == "alarm" and cell.counted
     ]
     opened: list[str] = []
     for row in rows:

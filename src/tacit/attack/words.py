@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
 from tacit.attack.defences import TITLES, Defence
 from tacit.attack.measure import Estimate
-from tacit.attack.verdict import CellView, Status, Verdict, bound_of
+from tacit.attack.verdict import COUNTED, CellView, Status, Verdict, bound_of
 
 __all__ = [
     "LIMITS",
@@ -18,6 +18,7 @@ __all__ = [
     "interval",
     "nearest",
     "sentence",
+    "told",
     "word",
 ]
 
@@ -60,6 +61,11 @@ LIMITS: tuple[str, ...] = (
 """What no cell of the table covers."""
 
 
+CONFIDENT = "95% confidence"
+WITHOUT_INTERVAL = frozenset({COUNTED, "epsilon"})
+"""Units of figures that may have no interval; an interval of no width would claim what was not shown."""
+
+
 def _decimals(value: float) -> int:
     size = abs(value)
     if size >= 1000:
@@ -93,12 +99,39 @@ def at_least(value: float) -> str:
 
 
 def interval(estimate: Estimate, between: str = " to ") -> str:
-    """The interval, rounded outwards.
+    """The interval, rounded outwards; of a lower bound that it is one, and of a count that it has none.
 
     Guarantee: what is shown holds the interval. Checked by
-    ``tests/attack/test_report.py::test_rounding_never_narrows_an_interval``.
+    ``tests/attack/test_report.py::test_rounding_never_narrows_an_interval`` and
+    ``::test_a_lower_bound_is_called_one``.
     """
+    if estimate.one_sided:
+        return f"at least {at_least(estimate.low)} ({CONFIDENT})"
+    if _is_exact(estimate):
+        return "no interval"
     return f"{at_least(estimate.low)}{between}{at_most(estimate.high)}"
+
+
+def told(estimate: Estimate) -> str:
+    """Value and interval in a few words."""
+    if estimate.one_sided:
+        return interval(estimate)
+    if _is_exact(estimate):
+        return f"{_exactly(estimate)} (no interval)"
+    return f"{nearest(estimate.value)} [{interval(estimate, ', ')}]"
+
+
+def _is_exact(estimate: Estimate) -> bool:
+    """Whether a figure has no interval at all: a count, or what follows from the plan."""
+    return estimate.unit in WITHOUT_INTERVAL and estimate.low == estimate.high
+
+
+def _exactly(estimate: Estimate) -> str:
+    return (
+        f"{estimate.value:g} of {estimate.trials}"
+        if estimate.unit == COUNTED
+        else nearest(estimate.value)
+    )
 
 
 def word(row: str, verdict: Verdict) -> str:
@@ -115,17 +148,21 @@ def sentence(defence: Defence, cell: CellView) -> str:
     if cell.verdict == "not measured" or cell.estimate is None:
         also = f" What was measured: {_figure(cell)}." if cell.estimate is not None else ""
         return f"{title}: not measured ({cell.reason}).{also}"
-    return f"{title}: {_figure(cell)} {_against(cell.verdict, cell.estimate)}.{_several(cell)}"
+    against = _against(cell.verdict, cell.estimate)
+    gap = "" if against.startswith(";") else " "
+    return f"{title}: {_figure(cell)}{gap}{against}.{_several(cell)}"
 
 
 def _figure(cell: CellView) -> str:
     estimate = cell.estimate
     assert estimate is not None
     trials = _counted(estimate.trials, "trial")
-    return (
-        f"{cell.metric} of {cell.attack} is {nearest(estimate.value)} (95% interval {interval(estimate)}, "
-        f"{trials})"
-    )
+    name = f"{cell.metric} of {cell.attack} is"
+    if estimate.one_sided:
+        return f"{name} at least {at_least(estimate.low)} ({CONFIDENT}, {trials})"
+    if _is_exact(estimate):
+        return f"{name} {_exactly(estimate)} (no interval, {trials})"
+    return f"{name} {nearest(estimate.value)} (95% interval {interval(estimate)}, {trials})"
 
 
 def _against(verdict: Verdict, estimate: Estimate) -> str:
@@ -139,9 +176,15 @@ def _against(verdict: Verdict, estimate: Estimate) -> str:
     if verdict == "leaks":
         return f"and lies above chance, {chance}{allowed or '; no theory bounds it'}"
     assert null is not None
+    if estimate.unit == COUNTED:
+        return "; what was not tried is not ruled out"
     if estimate.high < null:
         return f"and lies below chance, {chance}{allowed}"
-    beyond = f"; up to {at_most(estimate.high)} is not ruled out"
+    beyond = (
+        "; a lower bound rules out nothing above it"
+        if estimate.one_sided
+        else f"; up to {at_most(estimate.high)} is not ruled out"
+    )
     return f"and cannot be told from chance, {chance}{beyond}{allowed}"
 
 

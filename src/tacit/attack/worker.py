@@ -52,8 +52,9 @@ class _Paced:
 
 
 def _open(task: dict[str, Any]) -> Workbench:
-    bench = Recipe.from_record(task["recipe"]).open()
-    if digest_of(bench).hex() != task["digest"]:
+    recipe = Recipe.from_record(task["recipe"])
+    bench = recipe.open()
+    if digest_of(bench, recipe.modules).hex() != task["digest"]:
         raise TacitError("attack.changed", "job, code or data were changed while the suite ran")
     return bench
 

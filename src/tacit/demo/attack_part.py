@@ -14,7 +14,7 @@ from tacit.attack.findings import Picture
 from tacit.attack.registry import ROWS
 from tacit.attack.report import Report
 from tacit.attack.verdict import CellView
-from tacit.attack.words import interval, nearest, word
+from tacit.attack.words import told, word
 from tacit.attacks import STATUS_STYLES, STYLES, Request, attack_job
 from tacit.demo.screen import Screen
 from tacit.errors import ConfigError
@@ -87,7 +87,7 @@ def _cell(row: str, cell: CellView) -> Text:
     style = STYLES[cell.verdict]
     if cell.estimate is None:
         return plain(name, style)
-    figure = f" {nearest(cell.estimate.value)} [{interval(cell.estimate, ', ')}]"
+    figure = f" {told(cell.estimate)}"
     return Text.assemble(plain(name, style), plain(figure, "dim"))
 
 

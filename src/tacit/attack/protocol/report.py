@@ -12,8 +12,10 @@ from tacit.attack.findings import Attack, Findings, OnProgress
 from tacit.attack.measure import Estimate, proportion
 from tacit.attack.protocol.collusion import opened_by, residual_noise
 from tacit.attack.protocol.leader import Outcome
+from tacit.attack.protocol.required import missing, required
 from tacit.attack.protocol.scenarios import SITES, Stage, told_lies
 from tacit.attack.workbench import Workbench
+from tacit.errors import TacitError
 
 __all__ = ["ATTACKS", "lie", "too_little"]
 
@@ -21,18 +23,28 @@ UNLIKELY = 1e-9
 
 
 def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
-    """Every lie against one defence."""
+    """Every lie against one defence.
+
+    Guarantee: a lie of the column's list that was not told is named, and then there is no figure. Checked by
+    ``tests/attack/test_protocol.py::test_a_lie_that_was_not_told_is_missed``.
+
+    Raises:
+        TacitError: Lies were not told, and none of the others was accepted.
+    """
     stage = Stage(bench, defence, {})
     trusted = defence == "noise"  # A leader with every helper's key need not ask: it reads.
     outcomes, details = told_lies(stage, helpers=not trusted)
     on_progress(0.5)
+    untold = _untold(stage, outcomes)
+    if untold:
+        return _incomplete(outcomes, untold, defence)
     measured = {"malicious_server.accepted": _accepted(outcomes)}
     runs = bench.pick(1, 2, 16)
     trained, told, codes = stage.forged_sums(runs)
     on_progress(0.75)
     measured["malicious_server.forged_sum"] = _forged(trained, told, defence)
     details |= {"attempts": [one.record() for one in outcomes], "forged_sum_codes": codes}
-    alarms = [one.name for one in outcomes if one.accepted] if defence == "tacit" else []
+    alarms = _accepted_names(outcomes) if defence == "tacit" else []
     notes = list(_notes(outcomes, trained, told, defence))
     if defence in ("masking", "tacit"):
         opened = _coalitions(stage, bench, details, measured)
@@ -40,7 +52,7 @@ def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings
         notes += [f"Broken: {name}." for name in opened]
     on_progress(1.0)
     return Findings(
-        adversary="malicious leader" + (" with every helper" if trusted else " and one site"),
+        adversary=_adversary(defence),
         measured=measured,
         notes=tuple(notes),
         alarms=tuple(alarms),
@@ -48,14 +60,49 @@ def lie(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings
     )
 
 
+def _adversary(defence: Defence) -> str:
+    return "malicious leader" + (" with every helper" if defence == "noise" else " and one site")
+
+
+def _accepted_names(outcomes: tuple[Outcome, ...]) -> list[str]:
+    return [one.name for one in outcomes if one.accepted]
+
+
+def _untold(stage: Stage, outcomes: tuple[Outcome, ...]) -> tuple[str, ...]:
+    expected = required(stage.defence, masked=stage.masked, seeded=stage.seeded)
+    return missing({one.name for one in outcomes}, expected)
+
+
+def _incomplete(
+    outcomes: tuple[Outcome, ...], untold: tuple[str, ...], defence: Defence
+) -> Findings:
+    """Without figures; what was accepted raises its alarm all the same."""
+    text = f"{len(untold)} of the column's lies were not told: {', '.join(untold)}"
+    alarms = _accepted_names(outcomes) if defence == "tacit" else []
+    if not alarms:
+        raise TacitError("attack.not-tried", text)
+    return Findings(
+        adversary=_adversary(defence),
+        measured={},
+        notes=(f"{text}.",),
+        alarms=tuple(alarms),
+        details={"attempts": [one.record() for one in outcomes]},
+    )
+
+
 def _accepted(outcomes: tuple[Outcome, ...]) -> Estimate:
-    hits = sum(one.accepted for one in outcomes)
-    return proportion(
-        hits,
-        len(outcomes),
+    """A count: the lies differ, and what becomes of one is no matter of chance, so that no interval applies."""
+    hits = float(len(_accepted_names(outcomes)))
+    return Estimate(
+        value=hits,
+        low=hits,
+        high=hits,
         null=0.0,
         ceiling=None,
-        how="attempts of different kinds, each made once: the interval is that of a share of attempts",
+        trials=len(outcomes),
+        unit="attempts",
+        how=f"how many of {len(outcomes)} different lies were accepted, each told once: a count without an "
+        "interval, for which one is accepted follows from the protocol; it says nothing of other lies",
     )
 
 
@@ -112,7 +159,7 @@ def _notes(
 ) -> tuple[str, ...]:
     refused = [one for one in outcomes if not one.accepted]
     early = sum(not one.trained for one in refused)
-    gave = [one.name for one in outcomes if one.accepted]
+    gave = _accepted_names(outcomes)
     notes = [
         f"{len(refused)} of {len(outcomes)} attempts failed, {early} of them before the victim had computed on "
         "its data; who refused, and with which code, is in the details.",

@@ -59,6 +59,19 @@ class Stage:
         """The honest site that the lies are for."""
         return site_names(1)[0]
 
+    @property
+    def masked(self) -> bool:
+        """Whether a run of the job under this column has helpers."""
+        if self.defence in ("plain", "clipping"):
+            return False
+        return self.defence == "masking" or self.bench.job.aggregation.protocol == "masked"
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the first model depends on what clients say when they accept."""
+        first = self.federation().workload.first
+        return first(bytes(32)).digest != first(b"\x01" * 32).digest
+
     def federation(
         self,
         *,
