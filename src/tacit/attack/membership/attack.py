@@ -157,14 +157,22 @@ def released_scores(
     return {name: list(values) for name, values in found.items()}
 
 
-def _ceilings(defence: Defence, plan: Plan) -> tuple[Ceiling | None, Ceiling | None]:
-    """What theory allows of a record's membership: against the column's adversary, and the released model."""
+def _ceilings(
+    defence: Defence, plan: Plan, rounds: int | None = None
+) -> tuple[Ceiling | None, Ceiling | None]:
+    """What theory allows of a record's membership: against the column's adversary, and the released model.
+
+    Args:
+        defence: The column.
+        plan: Of the target runs.
+        rounds: Of which sums are seen; all of them by default.
+    """
     if plan.unit == "client":
         return None, None
-    released = ceiling_of(plan, colluding=0)
+    released = ceiling_of(plan, rounds, colluding=0)
     if defence == "noise":
-        return ceiling_of(plan, colluding=plan.helpers), released
-    return ceiling_of(plan), released
+        return ceiling_of(plan, rounds, colluding=plan.helpers), released
+    return ceiling_of(plan, rounds), released
 
 
 def _findings(
@@ -201,7 +209,7 @@ def _findings(
         adversary=_adversary(defence, plan),
         measured=measured,
         notes=_notes(bench, defence, design, chosen, bool(collected.by_updates)),
-        curves=_curves(collected, against),
+        curves=_curves(collected, defence, plan),
         rocs=rocs,
         details={
             "rounds": design.rounds,
@@ -226,14 +234,14 @@ def _adversary(defence: Defence, plan: Plan) -> str:
     return f"leader{with_helpers}, sees {what}"
 
 
-def _curves(collected: _Collected, ceiling: Ceiling | None) -> tuple[Curve, ...]:
-    if not collected.over_rounds:
-        return ()
-    points = tuple(
-        (float(place), judge({"joint": found}, collected.members, ceiling).measured["advantage"])
-        for place, found in sorted(collected.over_rounds.items())
-    )
-    return (Curve("membership.advantage", "rounds seen", points),)
+def _curves(collected: _Collected, defence: Defence, plan: Plan) -> tuple[Curve, ...]:
+    """The advantage after so many rounds, beside what so many rounds allow."""
+    points = []
+    for place, found in sorted(collected.over_rounds.items()):
+        ceiling, _ = _ceilings(defence, plan, place)
+        judged = judge({"joint": found}, collected.members, ceiling)
+        points.append((float(place), judged.measured["advantage"]))
+    return (Curve("membership.advantage", "rounds seen", tuple(points)),) if points else ()
 
 
 def _notes(
