@@ -198,8 +198,10 @@ def test_the_claim_stands_beside_what_was_found(bench):
     claimed = found.measured["epsilon.claimed"]
     assert claimed.value == found.measured["epsilon.audited"].ceiling
     assert claimed.value <= bench.job.privacy.epsilon
-    outside = audit_epsilon(bench, "noise", lambda _: None).measured["epsilon.claimed"]
-    assert outside.value < claimed.value
+    outside = audit_epsilon(bench, "noise", lambda _: None)
+    assert outside.measured["epsilon.claimed"].value < claimed.value
+    assert "not the server" in outside.adversary
+    assert any("epsilon is infinite" in note for note in outside.notes)
     assert not found.alarms
     assert found.measured["noise.ratio"].value == pytest.approx(1.0, abs=0.1)
     assert found.measured["clip.norm"].value == pytest.approx(1.0, abs=1e-3)

@@ -50,7 +50,8 @@ ONE_RUN = 4000
 OPEN_ROUNDS, OPEN_CANARIES = 2, 1000
 """Where nothing is promised, one round shows everything."""
 
-OUTSIDER = Adversary("whoever sees the released sums")
+OUTSIDER = Adversary("whoever sees the released sums, and not the server")
+"""Whom noise that a trusted server adds is for. The server sees what came in, and epsilon is infinite against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,18 +219,24 @@ def _findings(
     return Findings(
         adversary=_adversary(transcript, defence).name,
         measured=measured,
-        notes=_notes(plan, rounds, bench),
+        notes=_notes(plan, rounds, bench, defence),
         alarms=alarms,
         details={"canaries": trials, "rounds": rounds, "guesses": evidence.guesses},
     )
 
 
-def _notes(plan: Plan, rounds: int, bench: Workbench) -> tuple[str, ...]:
+def _notes(plan: Plan, rounds: int, bench: Workbench, defence: Defence) -> tuple[str, ...]:
     if not plan.private:
         return ("Epsilon is infinite: nothing is promised. The bounds only show what was tried.",)
     notes = [
         "A lower bound below the claim is no proof of the claim: it is what these canaries could show."
     ]
+    if defence == "noise":
+        notes.append(
+            "In this row the column is about whoever sees the sums that the trusted server releases, and so is "
+            "the claim. Against the server itself, which holds the keys of all helpers, nothing is promised: "
+            "epsilon is infinite."
+        )
     if rounds < plan.rounds:
         notes.append(
             f"{rounds} of {plan.rounds} rounds were run, and the claim is the one for so many rounds."
