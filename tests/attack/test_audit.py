@@ -190,6 +190,19 @@ def test_nothing_is_promised_and_much_is_found_without_noise(bench, defence):
     assert any("nothing is promised" in note for note in found.notes)
 
 
+def test_a_lower_bound_has_no_upper_end(bench):
+    found = audit_epsilon(bench, "tacit", lambda _: None).measured
+    names = ("audited", "one_run", "one_run_fdp", "gap", "multi_run", "multi_run_gdp")
+    for name in names:
+        one = found[f"epsilon.{name}"]
+        assert (one.low, one.high) == (one.value, math.inf)
+    assert (found["epsilon.canary_estimate"].low, found["epsilon.canary_estimate"].high) == (
+        0.0,
+        math.inf,
+    )
+    assert found["epsilon.claimed"].high == found["epsilon.claimed"].value
+
+
 def test_the_claim_stands_beside_what_was_found(bench):
     shares = []
     found = audit(bench, on_progress=shares.append)

@@ -110,7 +110,8 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     the column's adversary knows. Row ``formal-epsilon``.
 
     Returns:
-        ``epsilon.audited`` first. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
+        ``epsilon.audited`` first: as every bound here it is the lower end of an interval that has no upper
+        end. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
     """
     count = bench.pick(4000, 8000, 40_000)
     canaries = Canaries(count, 1, bench.job.privacy.clip_norm)
@@ -191,8 +192,9 @@ def _findings(
     claimed = plan.epsilon(rounds, colluding)
     ceiling = claimed if math.isfinite(claimed) else None
 
-    def bound(value: float, how: str, most: float | None = ceiling) -> Estimate:
-        return Estimate(value, value, value, 0.0, most, trials, "epsilon", how)
+    def bound(value: float, how: str) -> Estimate:
+        """From below alone: nothing that was seen says how large epsilon is at most."""
+        return Estimate(value, value, math.inf, 0.0, ceiling, trials, "epsilon", how)
 
     bounds = evidence.bounds(LEVEL)
     joint = evidence.bounds(LEVEL / len(bounds))
@@ -209,7 +211,9 @@ def _findings(
     measured |= {f"epsilon.{n}": bound(bounds[n], HOW[n]) for n in HOW if n in bounds}
     if evidence.curves is not None:
         estimate = canary_estimate(evidence.pooled, delta=evidence.delta)
-        measured["epsilon.canary_estimate"] = bound(estimate, ESTIMATOR, None)
+        measured["epsilon.canary_estimate"] = Estimate(
+            estimate, min(0.0, estimate), math.inf, 0.0, None, trials, "epsilon", ESTIMATOR
+        )
     alarms: tuple[str, ...] = ()
     if ceiling is not None:
         sure = evidence.bounds(ALARM_LEVEL)
