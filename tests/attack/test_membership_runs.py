@@ -53,9 +53,18 @@ def test_what_records_add_is_what_the_protocol_summed(bench):
         target = next(iter(targets(bench, defence, design)))
         data = target.workload.prepare(take(bench.data.batch, design.pool))
         for one in observed(target, data):
-            assert np.allclose(
-                one.rows[target.members].sum(axis=0), one.sums.sum(axis=0), atol=1e-9
-            )
+            unknown = target.members & target.judged
+            assert np.allclose(one.rows[unknown].sum(axis=0), one.sums.sum(axis=0), atol=1e-9)
+
+
+def test_records_of_a_colluding_site_are_no_candidates(bench):
+    design = small(2, rounds=1)
+    for defence, own in (("masking", 1), ("tacit", 1), ("clipping", 0)):
+        target = next(iter(targets(bench, defence, design)))
+        held = [target.scratch.holdings[site] for site in target.view.adversary.clients]
+        assert len(held) == own
+        assert set(design.pool[~target.judged]) == {row for rows in held for row in rows}
+        assert target.members[~target.judged].all()
 
 
 def test_noise_keeps_the_figures_within_their_ceilings(bench):

@@ -146,7 +146,10 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
 def _adversary(transcript: Transcript, defence: Defence) -> Adversary:
     if defence == "noise":
         return OUTSIDER
-    return adversary_of(defence, transcript.terms.helpers, transcript.plan.max_colluding)
+    # Every site holds canaries, so all are targets. What others contribute lies in coordinates of its own, and
+    # an adversary that knew it would score a canary no better.
+    terms = transcript.terms
+    return adversary_of(defence, terms.helpers, transcript.plan.max_colluding, terms.clients)
 
 
 def _colluding(plan: Plan, defence: Defence) -> int:
