@@ -57,8 +57,13 @@ def strongest(report: dict[str, Any], metric: str, column: str) -> dict[str, Any
 
 
 def told(one: dict[str, Any]) -> str:
-    """Interval, null, ceiling and trials in one line."""
-    parts = [f"95% {float(one['low']):.3g} to {float(one['high']):.3g}"]
+    """Interval, null, ceiling and trials in one line; a count has no interval, a lower bound no upper end."""
+    low, high = float(one["low"]), float(one["high"])
+    parts = [f"95% {low:.3g} to {high:.3g}"]
+    if high == math.inf:
+        parts = [f"at least {low:.3g} (95% confidence)"]
+    if one["unit"] == "attempts":
+        parts = ["no interval"]
     parts += [
         f"{name} {float(one[name]):.3g}" for name in ("null", "ceiling") if one[name] is not None
     ]

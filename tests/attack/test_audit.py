@@ -190,6 +190,19 @@ def test_nothing_is_promised_and_much_is_found_without_noise(bench, defence):
     assert any("nothing is promised" in note for note in found.notes)
 
 
+def test_a_lower_bound_has_no_upper_end(bench):
+    found = audit_epsilon(bench, "tacit", lambda _: None).measured
+    names = ("audited", "one_run", "one_run_fdp", "gap", "multi_run", "multi_run_gdp")
+    for name in names:
+        one = found[f"epsilon.{name}"]
+        assert (one.low, one.high) == (one.value, math.inf)
+    assert (found["epsilon.canary_estimate"].low, found["epsilon.canary_estimate"].high) == (
+        0.0,
+        math.inf,
+    )
+    assert found["epsilon.claimed"].high == found["epsilon.claimed"].value
+
+
 def test_the_claim_stands_beside_what_was_found(bench):
     shares = []
     found = audit(bench, on_progress=shares.append)
@@ -198,8 +211,10 @@ def test_the_claim_stands_beside_what_was_found(bench):
     claimed = found.measured["epsilon.claimed"]
     assert claimed.value == found.measured["epsilon.audited"].ceiling
     assert claimed.value <= bench.job.privacy.epsilon
-    outside = audit_epsilon(bench, "noise", lambda _: None).measured["epsilon.claimed"]
-    assert outside.value < claimed.value
+    outside = audit_epsilon(bench, "noise", lambda _: None)
+    assert outside.measured["epsilon.claimed"].value < claimed.value
+    assert "not the server" in outside.adversary
+    assert any("epsilon is infinite" in note for note in outside.notes)
     assert not found.alarms
     assert found.measured["noise.ratio"].value == pytest.approx(1.0, abs=0.1)
     assert found.measured["clip.norm"].value == pytest.approx(1.0, abs=1e-3)

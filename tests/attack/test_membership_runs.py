@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tacit.attack.membership import ATTACKS
+from tacit.attack.measure import Ceiling, ceiling_of
+from tacit.attack.membership import ATTACKS, clients
 from tacit.attack.membership.attack import attack_records, design_for, run_membership
 from tacit.attack.membership.clients import client_membership
 from tacit.attack.membership.targets import Design, observed, targets
@@ -52,9 +53,18 @@ def test_what_records_add_is_what_the_protocol_summed(bench):
         target = next(iter(targets(bench, defence, design)))
         data = target.workload.prepare(take(bench.data.batch, design.pool))
         for one in observed(target, data):
-            assert np.allclose(
-                one.rows[target.members].sum(axis=0), one.sums.sum(axis=0), atol=1e-9
-            )
+            unknown = target.members & target.judged
+            assert np.allclose(one.rows[unknown].sum(axis=0), one.sums.sum(axis=0), atol=1e-9)
+
+
+def test_records_of_a_colluding_site_are_no_candidates(bench):
+    design = small(2, rounds=1)
+    for defence, own in (("masking", 1), ("tacit", 1), ("clipping", 0)):
+        target = next(iter(targets(bench, defence, design)))
+        held = [target.scratch.holdings[site] for site in target.view.adversary.clients]
+        assert len(held) == own
+        assert set(design.pool[~target.judged]) == {row for rows in held for row in rows}
+        assert target.members[~target.judged].all()
 
 
 def test_noise_keeps_the_figures_within_their_ceilings(bench):
@@ -68,6 +78,23 @@ def test_noise_keeps_the_figures_within_their_ceilings(bench):
             found = findings.measured[f"membership.{family}{metric}"]
             assert found.ceiling < 0.6
             assert found.value < found.ceiling + 6 * one
+
+
+def test_a_point_of_the_curve_has_the_ceiling_of_so_many_rounds(bench):
+    design = small(2, rounds=3)
+    (curve,) = attack_records(bench, "tacit", design, nothing).curves
+    plan = next(iter(targets(bench, "tacit", design))).plan
+    ceilings = [one.ceiling for _, one in curve.points]
+    assert [place for place, _ in curve.points] == [1.0, 2.0, 3.0]
+    assert ceilings == [ceiling_of(plan, rounds).advantage for rounds in (1, 2, 3)]
+    assert ceilings[0] < ceilings[1] < ceilings[2]
+
+
+def test_runs_of_several_plans_have_the_largest_ceiling_of_them(bench, monkeypatch):
+    ceilings = iter([Ceiling(1.0, 0.5, ((0.0, 0.5),)), Ceiling(1.0, 0.1, ((0.0, 0.1),))])
+    monkeypatch.setattr(clients, "ceiling_of", lambda *_, **__: next(ceilings))
+    measured = client_membership(bench, "tacit", 2, nothing)
+    assert measured["membership.client.advantage"].ceiling == 0.5
 
 
 def test_a_trusted_server_sees_what_the_noise_hides_from_others(bench):

@@ -74,6 +74,10 @@ def test_exact_updates_tell_both_properties(bench, defence):
     assert next(iter(findings.measured)) == "property.auc"
     assert findings.measured["property.auc"].value > 0.8
     assert findings.measured["property.auc"].ceiling is None
+    if defence == "masking":
+        # All other sites together are left with the target's update: masks alone hide nothing from them.
+        assert findings.measured["property.pooled.auc"].value > 0.8
+        assert "all other sites" in findings.adversary
 
 
 def test_noisy_sums_are_reported_for_a_run_and_for_one_release(bench):
@@ -82,6 +86,9 @@ def test_noisy_sums_are_reported_for_a_run_and_for_one_release(bench):
     findings = attack.run(bench, "tacit", shares.append)
     assert shares[-1] == 1.0 and shares == sorted(shares)
     assert {"property.auc", "property.release.auc"} <= set(findings.measured)
+    assert next(iter(findings.measured)) == "property.pooled.auc"
+    assert "property.release.pooled.auc" in findings.measured
+    assert "leader + 1 helper + all other sites" in findings.adversary
     assert any("No ceiling" in note for note in findings.notes)
     assert {curve.metric for curve in findings.curves} == {
         "property.label.auc",

@@ -15,6 +15,7 @@ from tacit.attack.reconstruction.imprint import planted_model, separated
 from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.private import residuals_of, scores_of
 from tacit.attack.reconstruction.refusal import another_model, forged_sum, tell
+from tacit.attack.reconstruction.runs import targets_of
 from tacit.attack.scratch import PublicData
 from tacit.attack.view import Adversary, look
 from tacit.attack.workbench import Workbench
@@ -123,9 +124,11 @@ def test_the_residual_is_what_a_leader_with_all_other_records_computes(bench):
 
 def test_without_most_of_the_noise_every_sampled_record_is_named(bench):
     scratch, transcript, rows = private_run(bench)
-    pool, targets = Pool.of(scratch.workload, bench.data), rows.ravel()
-    rivals = np.setdiff1d(np.arange(len(pool)), targets)[:300]
+    pool = Pool.of(scratch.workload, bench.data)
+    rivals = np.setdiff1d(np.arange(len(pool)), rows)[:300]
     view = bench.view("tacit", transcript)
+    targets = targets_of(scratch.holdings, view)
+    assert len(targets) == 15  # the colluding helper's own five are none
     rounds = list(residuals_of(transcript, view, pool, scratch.holdings))
     assert len(rounds) == 2
     for one, seen in zip(transcript.closed, rounds, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tacit.attack.defences import DEFENCES, adversary_of, job_for
+from tacit.attack.defences import DEFENCES, adversary_of, job_for, pooled_against
 from tacit.attack.scratch import PublicData, ScratchFederation, site_names
 from tacit.attack.view import Adversary, look
 from tacit.party.job import JobSpec
@@ -82,6 +82,40 @@ def test_without_any_one_helpers_key_an_upload_looks_uniform(place):
     opened = [transcript.less_masks(one, names[0], names) for one in transcript.closed]
     top = np.concatenate(opened).astype(np.int64) >> (ring.bits - 4)
     assert stats.chisquare(np.bincount(top, minlength=16)).pvalue < 1e-12
+
+
+def test_colluding_helpers_are_sites_and_no_targets():
+    names = site_names(4)
+    for defence in ("masking", "tacit"):
+        usual = adversary_of(defence, names, 2)
+        assert usual.helpers == usual.clients == {names[0], names[1]}
+        elsewhere = adversary_of(defence, names, 2, targets=[names[0]])
+        assert elsewhere.helpers == elsewhere.clients == {names[1], names[2]}
+        everywhere = adversary_of(defence, names, 2, targets=names)
+        assert len(everywhere.helpers) == 2 and not everywhere.clients
+        assert "know what they contributed" in usual.name
+    pooled = pooled_against(names[0], names, names, 2)
+    assert pooled.helpers == {names[1], names[2]}
+    assert pooled.clients == set(names[1:])
+    assert pooled.name == "leader + 2 helpers + all other sites"
+
+
+@pytest.mark.parametrize("defence", ["masking", "tacit"])
+def test_what_colluding_sites_contributed_is_out_of_the_sum(place, defence):
+    _, transcript = run(place, defence)
+    names, one = site_names(4), transcript.closed[0]
+    truth = {name: transcript.values(transcript.contribution(one, name)) for name in names}
+    noise = {name: np.zeros_like(truth[name]) for name in names}
+    if defence == "tacit":
+        noise = {name: transcript.values(transcript.noise_share(one, name)) for name in names}
+    (usual, *_) = look(transcript, adversary_of(defence, names, 1)).rounds
+    assert usual.unknown == names[1:]
+    rest = sum(truth[name] + noise[name] for name in names[1:])
+    assert np.allclose(usual.total, rest, atol=1e-9)
+    (pooled, *_) = look(transcript, pooled_against(names[0], names, names, 1)).rounds
+    assert pooled.unknown == names[:1]
+    unknown_noise = sum(noise[name] for name in names if name != names[1])
+    assert np.allclose(pooled.total, truth[names[0]] + unknown_noise, atol=1e-9)
 
 
 def test_own_noise_and_own_contribution_are_subtracted(place):

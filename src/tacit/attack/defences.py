@@ -9,7 +9,7 @@ from tacit.attack.view import Adversary
 from tacit.party.job import JobSpec
 from tacit.types import PartyName
 
-__all__ = ["DEFENCES", "TITLES", "Defence", "adversary_of", "job_for"]
+__all__ = ["DEFENCES", "TITLES", "Defence", "adversary_of", "job_for", "pooled_against"]
 
 Defence = Literal["plain", "clipping", "masking", "noise", "tacit"]
 
@@ -82,17 +82,43 @@ def job_for(
     return JobSpec.model_validate(content)
 
 
-def adversary_of(defence: Defence, helpers: Iterable[PartyName], colluding: int) -> Adversary:
-    """Whom a column's figures are about: the strongest party that the defence is meant to hold against.
+def adversary_of(
+    defence: Defence,
+    helpers: Iterable[PartyName],
+    colluding: int,
+    targets: Iterable[PartyName] = (),
+) -> Adversary:
+    """Whom a column's figures are about.
+
+    Helpers are sites: who colludes gives its own contribution away beside its noise and masks. No target is
+    the adversary's own site: others collude as long as there are others. Only a helper that is itself a target,
+    because every site is one, keeps its contribution to itself.
 
     Args:
         defence: The column.
         helpers: The run's helpers.
         colluding: How many of them collude with the leader where the defence allows for it.
+        targets: Sites that are attacked.
     """
-    names = sorted(helpers)
+    names, aims = sorted(helpers), frozenset(targets)
     if defence in ("plain", "clipping"):
         return Adversary.leads()
     if defence == "noise":
         return Adversary("trusted server", leader=True, helpers=frozenset(names))
-    return Adversary.leads(names[:colluding])
+    held = sorted(names, key=lambda name: name in aims)[:colluding]
+    return Adversary.leads(held, own=[name for name in held if name not in aims])
+
+
+def pooled_against(
+    target: PartyName, sites: Iterable[PartyName], helpers: Iterable[PartyName], colluding: int
+) -> Adversary:
+    """Whom Tacit's promise is about: leader, colluding helpers and all other sites pool what they know.
+
+    Args:
+        target: The site that is attacked.
+        sites: All sites.
+        helpers: The run's helpers.
+        colluding: How many of them collude; the target does only if there are no others.
+    """
+    held = sorted(sorted(helpers), key=lambda name: name == target)[:colluding]
+    return Adversary.leads(held, own=[name for name in sites if name != target], pooled=True)

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.attack.defences import DEFENCES, Defence
+from tacit.attack.defences import DEFENCES, Defence, adversary_of, pooled_against
 from tacit.attack.findings import Attack, Curve, Findings, OnProgress
 from tacit.attack.measure import Estimate, auc
 from tacit.attack.membership.targets import rows_at
 from tacit.attack.scratch import ScratchFederation
+from tacit.attack.view import Seen
 from tacit.attack.workbench import Workbench
 from tacit.connect import take
 from tacit.party.workload import TrainingData
@@ -189,37 +190,51 @@ class _Setting:
 
     def series(
         self, name: str, runs: int, rounds: int, on_progress: OnProgress
-    ) -> tuple[_Trials, float]:
-        """So many real runs that stop after their first round; returns trials and the noise in a sum.
+    ) -> tuple[_Trials, _Trials, Seen]:
+        """So many real runs that stop after their first round.
 
         Args:
             name: Of the attacker's stream.
             runs: How many.
             rounds: For how many rounds the noise is calibrated.
             on_progress: See ``Attack``.
+
+        Returns:
+            Trials of the column's adversary, of the pooled one (none where single updates are seen), and what
+            the pooled one, or else the column's, saw last.
         """
         generator = self.bench.generator("property", self.defence, name)
         single = self.defence in SINGLE
-        simulated: _Simulated | None = None
-        trials, noise = _Trials(), 0.0
+        simulated: dict[int, _Simulated] = {}
+        trials, pooled = _Trials(), _Trials()
+        seen: Seen | None = None
         for number in range(runs):
             answers = generator.random((SITES if single else 1, len(PROPERTIES))) < 0.5
             scratch = self._federation(answers, rounds, generator)
             transcript = scratch.run(rounds=1)
-            seen = self.bench.view(self.defence, transcript).rounds[0]
+            target = min(scratch.sites)
+            views = [(trials, self.bench.view(self.defence, transcript, (target,)))]
+            if not single:
+                views.append((pooled, self.bench.pooled(transcript, target)))
             plan, state = transcript.plan, transcript.closed[0].state
-            if simulated is None:
-                shape = (self.bench.pick(64, 256, 512), 1 if single else SITES, RECORDS)
-                simulated = _Simulated.draw(self.own, shape, plan.sampling_rate, generator)
             rows = rows_at(scratch.workload, plan, state, self._data(scratch))
-            noise = 0.0 if single else seen.noise_std
-            classifier = Linear.fit(simulated.counts @ rows, simulated.answers, noise)
-            for index, answer in enumerate(answers):
-                update = seen.contributions[seen.cohort[index]] if single else seen.total
-                trials.scores.append(classifier.scores(update))
-                trials.answers.append(answer)
+            for into, view in views:
+                seen = view.rounds[0]
+                sites = 1 if single else len(seen.unknown)
+                if sites not in simulated:
+                    shape = (self.bench.pick(64, 256, 512), sites, RECORDS)
+                    drawn = _Simulated.draw(self.own, shape, plan.sampling_rate, generator)
+                    simulated[sites] = drawn
+                known = simulated[sites]
+                noise = 0.0 if single else seen.noise_std
+                classifier = Linear.fit(known.counts @ rows, known.answers, noise)
+                for index, answer in enumerate(answers):
+                    update = seen.contributions[seen.cohort[index]] if single else seen.total
+                    into.scores.append(classifier.scores(update))
+                    into.answers.append(answer)
             on_progress((number + 1) / runs)
-        return trials, noise
+        assert seen is not None
+        return trials, pooled, seen
 
     def _federation(
         self, answers: Answers, rounds: int, generator: np.random.Generator
@@ -244,31 +259,51 @@ def run_property(bench: Workbench, defence: Defence, on_progress: OnProgress) ->
     generator = bench.generator("property", "reference")
     own, targets = Reference.halves(scratch.workload.prepare(bench.data.batch), generator)
     setting = _Setting(bench, defence, own, targets)
-    private = defence == "tacit"
-    slow = bench.job.model != "logistic"
-    few = 12 if slow else 16
-    usual = bench.pick(6, few if defence in SINGLE else 2 * few, 200)
-    runs = bench.pick(8, 48 if slow else 96, 440) if private else usual
+    private, slow = defence == "tacit", bench.job.model != "logistic"
+    runs = _runs(bench, defence)
     share = 0.5 if private else 0.9
-    trials, noise = setting.series("whole", runs, 1, lambda done: on_progress(share * done))
+    trials, pooled, seen = setting.series("whole", runs, 1, lambda done: on_progress(share * done))
     measured = _measured(trials, "")
+    if pooled.scores:
+        # The promise is about the pooled adversary: its figure decides where something is promised.
+        other = _measured(pooled, "pooled.")
+        measured = other | measured if private else measured | other
     if private:
-        release, _ = setting.series(
+        release, pooled, _ = setting.series(
             "release",
             bench.pick(6, 24 if slow else 60, 440),
             bench.job.rounds,
             lambda d: on_progress(0.5 + 0.4 * d),
         )
-        measured |= _measured(release, "release.")
-    curves = _curves(setting, scratch, noise)
+        measured |= _measured(release, "release.") | _measured(pooled, "release.pooled.")
+    curves = _curves(setting, scratch, seen.noise_std)
     on_progress(1.0)
     return Findings(
-        adversary="sees a site's update" if defence in SINGLE else f"sees the sum of {SITES} sites",
+        adversary=_adversary(scratch, defence),
         measured=measured,
         notes=_notes(bench, defence),
         curves=curves,
         details={"sites": SITES, "records": RECORDS, "runs": runs},
     )
+
+
+def _runs(bench: Workbench, defence: Defence) -> int:
+    slow = bench.job.model != "logistic"
+    if defence == "tacit":
+        return bench.pick(8, 48 if slow else 96, 440)
+    few = 12 if slow else 16
+    return bench.pick(6, few, 200) if defence in SINGLE else bench.pick(16, 2 * few, 200)
+
+
+def _adversary(scratch: ScratchFederation, defence: Defence) -> str:
+    """Who looked, in words."""
+    if defence in SINGLE:
+        return "sees a site's update"
+    helpers, colluding = scratch.terms.helpers, scratch.terms.plan.max_colluding
+    target = min(scratch.sites)
+    pooled = pooled_against(target, scratch.sites, helpers, colluding).name
+    usual = adversary_of(defence, helpers, colluding, (target,)).name
+    return f"sees the sum of {SITES} sites: {usual}; pooled: {pooled}"
 
 
 def _measured(trials: _Trials, prefix: str) -> dict[str, Estimate]:
@@ -286,14 +321,17 @@ def _measured(trials: _Trials, prefix: str) -> dict[str, Estimate]:
 
 
 def _curves(setting: _Setting, scratch: ScratchFederation, noise: float) -> tuple[Curve, ...]:
-    """Over the cohort for exact sums, over a site's records for noisy ones: the adversary's simulations."""
+    """Over the unknown sites for exact sums, over the target's records for noisy ones: simulations.
+
+    Noisy ones are judged by the pooled adversary, to whom the target alone is unknown.
+    """
     if setting.defence not in ("masking", "tacit"):
         return ()
     over_cohort = setting.defence == "masking"
-    over = "sites in the sum (simulated)" if over_cohort else "records a site (simulated)"
+    over = "unknown sites in the sum (simulated)" if over_cohort else "records a site (simulated)"
     points: dict[str, list[tuple[float, Estimate]]] = {name: [] for name in PROPERTIES}
     for place in COHORTS if over_cohort else SIZES:
-        shape = (place, RECORDS) if over_cohort else (SITES, place)
+        shape = (place, RECORDS) if over_cohort else (1, place)
         for name, one in _simulated_auc(setting, scratch, shape, noise).items():
             points[name].append((float(place), one))
     return tuple(
@@ -335,9 +373,20 @@ def _notes(bench: Workbench, defence: Defence) -> tuple[str, ...]:
             "The more records a site has, the better such a property can be told. Only a job whose unit of "
             "privacy is the client bounds it."
         )
+    if defence not in SINGLE:
+        notes.append(
+            "property.auc is of a leader with the helpers that may collude, who are sites: it knows their noise "
+            "and what they contributed, but not what other sites did. property.pooled.auc is of one that knows "
+            "the contributions of all sites but the target."
+        )
+    if defence == "masking":
+        notes.append(
+            "Against the pooled adversary secure aggregation by itself does nothing: the sum less what is known is "
+            "the target's update. The column is about the weaker one."
+        )
     if defence == "tacit":
         notes.append(
-            "property.auc is of a run of one round that spends the job's whole epsilon in it; "
+            "The promise is about the pooled adversary, and so is the cell. property.auc is of a run of one round that spends the job's whole epsilon in it; "
             f"property.release.auc is of the first of the job's {bench.job.rounds} rounds alone."
         )
     return tuple(notes)

@@ -56,11 +56,27 @@ class Adversary:
         return cls("helper", helpers=frozenset({name}))
 
     @classmethod
-    def leads(cls, helpers: Iterable[PartyName] = ()) -> Adversary:
-        """The leader, with so many helpers."""
-        held = frozenset(helpers)
+    def leads(
+        cls,
+        helpers: Iterable[PartyName] = (),
+        own: Iterable[PartyName] = (),
+        *,
+        pooled: bool = False,
+    ) -> Adversary:
+        """The leader, with so many helpers, and with sites that tell it what they contributed.
+
+        Args:
+            helpers: Who collude by their keys and noise.
+            own: Sites whose contributions it knows.
+            pooled: Whether these are all sites but the target.
+        """
+        held, known = frozenset(helpers), frozenset(own)
         name = f"leader + {len(held)} helper{'s' if len(held) > 1 else ''}" if held else "leader"
-        return cls(name, leader=True, helpers=held)
+        if pooled:
+            name += " + all other sites"
+        elif known:
+            name += ", who are sites and know what they contributed"
+        return cls(name, leader=True, helpers=held, clients=known)
 
 
 @dataclass(frozen=True, slots=True)

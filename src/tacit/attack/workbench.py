@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.attack.defences import Defence, adversary_of, job_for
+from tacit.attack.defences import Defence, adversary_of, job_for, pooled_against
 from tacit.attack.scratch import LEADER, PublicData, ScratchFederation, model_for
 from tacit.attack.transcript import Transcript
 from tacit.attack.view import View, look
 from tacit.learn.code import LoadedModel
 from tacit.party.job import JobSpec
+from tacit.types import PartyName
 
 __all__ = ["Profile", "Rows", "Workbench"]
 
@@ -90,7 +91,15 @@ class Workbench:
         code = {LEADER: lambda _: self.model, **(options.pop("code", None) or {})}
         return ScratchFederation(job, self.base, self.data, holdings, code=code, **options)
 
-    def view(self, defence: Defence, transcript: Transcript) -> View:
-        """What the adversary of a column sees of a run."""
+    def view(
+        self, defence: Defence, transcript: Transcript, targets: Iterable[PartyName] = ()
+    ) -> View:
+        """What the adversary of a column sees of a run: see ``adversary_of``, also for ``targets``."""
         plan, helpers = transcript.plan, transcript.terms.helpers
-        return look(transcript, adversary_of(defence, helpers, plan.max_colluding))
+        return look(transcript, adversary_of(defence, helpers, plan.max_colluding, targets))
+
+    def pooled(self, transcript: Transcript, target: PartyName) -> View:
+        """What leader, colluding helpers and all sites but the target see together: ``pooled_against``."""
+        terms = transcript.terms
+        colluding = transcript.plan.max_colluding
+        return look(transcript, pooled_against(target, terms.clients, terms.helpers, colluding))

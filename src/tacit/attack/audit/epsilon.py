@@ -50,7 +50,8 @@ ONE_RUN = 4000
 OPEN_ROUNDS, OPEN_CANARIES = 2, 1000
 """Where nothing is promised, one round shows everything."""
 
-OUTSIDER = Adversary("whoever sees the released sums")
+OUTSIDER = Adversary("whoever sees the released sums, and not the server")
+"""Whom noise that a trusted server adds is for. The server sees what came in, and epsilon is infinite against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     the column's adversary knows. Row ``formal-epsilon``.
 
     Returns:
-        ``epsilon.audited`` first. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
+        ``epsilon.audited`` first: as every bound here it is the lower end of an interval that has no upper
+        end. Alarm ``epsilon-exceeded`` if a bound at level 1e-7 is above the claim.
     """
     count = bench.pick(4000, 8000, 40_000)
     canaries = Canaries(count, 1, bench.job.privacy.clip_norm)
@@ -144,7 +146,10 @@ def audit_epsilon(bench: Workbench, defence: Defence, on_progress: OnProgress) -
 def _adversary(transcript: Transcript, defence: Defence) -> Adversary:
     if defence == "noise":
         return OUTSIDER
-    return adversary_of(defence, transcript.terms.helpers, transcript.plan.max_colluding)
+    # Every site holds canaries, so all are targets. What others contribute lies in coordinates of its own, and
+    # an adversary that knew it would score a canary no better.
+    terms = transcript.terms
+    return adversary_of(defence, terms.helpers, transcript.plan.max_colluding, terms.clients)
 
 
 def _colluding(plan: Plan, defence: Defence) -> int:
@@ -190,8 +195,9 @@ def _findings(
     claimed = plan.epsilon(rounds, colluding)
     ceiling = claimed if math.isfinite(claimed) else None
 
-    def bound(value: float, how: str, most: float | None = ceiling) -> Estimate:
-        return Estimate(value, value, value, 0.0, most, trials, "epsilon", how)
+    def bound(value: float, how: str) -> Estimate:
+        """From below alone: nothing that was seen says how large epsilon is at most."""
+        return Estimate(value, value, math.inf, 0.0, ceiling, trials, "epsilon", how)
 
     bounds = evidence.bounds(LEVEL)
     joint = evidence.bounds(LEVEL / len(bounds))
@@ -208,7 +214,9 @@ def _findings(
     measured |= {f"epsilon.{n}": bound(bounds[n], HOW[n]) for n in HOW if n in bounds}
     if evidence.curves is not None:
         estimate = canary_estimate(evidence.pooled, delta=evidence.delta)
-        measured["epsilon.canary_estimate"] = bound(estimate, ESTIMATOR, None)
+        measured["epsilon.canary_estimate"] = Estimate(
+            estimate, min(0.0, estimate), math.inf, 0.0, None, trials, "epsilon", ESTIMATOR
+        )
     alarms: tuple[str, ...] = ()
     if ceiling is not None:
         sure = evidence.bounds(ALARM_LEVEL)
@@ -218,18 +226,24 @@ def _findings(
     return Findings(
         adversary=_adversary(transcript, defence).name,
         measured=measured,
-        notes=_notes(plan, rounds, bench),
+        notes=_notes(plan, rounds, bench, defence),
         alarms=alarms,
         details={"canaries": trials, "rounds": rounds, "guesses": evidence.guesses},
     )
 
 
-def _notes(plan: Plan, rounds: int, bench: Workbench) -> tuple[str, ...]:
+def _notes(plan: Plan, rounds: int, bench: Workbench, defence: Defence) -> tuple[str, ...]:
     if not plan.private:
         return ("Epsilon is infinite: nothing is promised. The bounds only show what was tried.",)
     notes = [
         "A lower bound below the claim is no proof of the claim: it is what these canaries could show."
     ]
+    if defence == "noise":
+        notes.append(
+            "In this row the column is about whoever sees the sums that the trusted server releases, and so is "
+            "the claim. Against the server itself, which holds the keys of all helpers, nothing is promised: "
+            "epsilon is infinite."
+        )
     if rounds < plan.rounds:
         notes.append(
             f"{rounds} of {plan.rounds} rounds were run, and the claim is the one for so many rounds."

@@ -45,6 +45,7 @@ class _Collected:
     """What was scored so far, run by run."""
 
     members: list[Marks] = field(default_factory=list)
+    judged: list[Marks] = field(default_factory=list)
     losses: list[Floats] = field(default_factory=list)
     by_updates: dict[str, list[Floats]] = field(default_factory=dict)
     over_rounds: dict[int, list[Floats]] = field(default_factory=dict)
@@ -98,7 +99,12 @@ def attack_records(
     generator = bench.generator("membership", "shadows", defence)
     shadow = shadows(last.workload, last.plan, prepared, design, generator)
     on_progress(0.9)
-    released = released_scores(collected.losses, *shadow, len(design.population))
+    released = {
+        name: [one[judged] for one, judged in zip(found, collected.judged, strict=True)]
+        for name, found in released_scores(
+            collected.losses, *shadow, len(design.population)
+        ).items()
+    }
     findings = _findings(bench, defence, collected, released, (design, last.plan))
     on_progress(1.0)
     return findings
@@ -107,21 +113,25 @@ def attack_records(
 def _score(target: Target, data: TrainingData, design: Design, into: _Collected) -> None:
     """Everything that is kept of one target run."""
     count = len(design.pool)
-    into.members.append(target.members)
+    judged = target.judged
+    into.members.append(target.members[judged])
+    into.judged.append(judged)
     assert target.view.released is not None
     into.losses.append(losses_of(target.workload, target.view.released, data))
     if target.workload.job.training.algorithm != "sgd":
         return
-    pool = TrainingData(data.features[:count], data.labels[:count])
+    pool = TrainingData(data.features[:count][judged], data.labels[:count][judged])
     rounds = observed(target, pool)
-    prior = 0.5 / len(rounds[0].sums)
+    # Half of all records are in, and of these so many at the sites that the adversary does not know.
+    unknown = 1.0 - len(target.view.adversary.clients) / SITES
+    prior = unknown / (1.0 + unknown) / len(rounds[0].sums)
     places = _checkpoints(len(rounds))
     for place, ratios in zip(places, joint(rounds, prior, places), strict=True):
         into.over_rounds.setdefault(place, []).append(over_sources(ratios))
     into.by_updates.setdefault("joint", []).append(into.over_rounds[len(rounds)][-1])
     into.by_updates.setdefault("matched", []).append(over_sources(matched(rounds, prior)))
     if not target.view.rounds[0].contributions:
-        into.informed.append(informed(rounds, target.members))
+        into.informed.append(informed(rounds, target.members[judged]))
 
 
 def _checkpoints(rounds: int) -> tuple[int, ...]:
@@ -157,14 +167,22 @@ def released_scores(
     return {name: list(values) for name, values in found.items()}
 
 
-def _ceilings(defence: Defence, plan: Plan) -> tuple[Ceiling | None, Ceiling | None]:
-    """What theory allows of a record's membership: against the column's adversary, and the released model."""
+def _ceilings(
+    defence: Defence, plan: Plan, rounds: int | None = None
+) -> tuple[Ceiling | None, Ceiling | None]:
+    """What theory allows of a record's membership: against the column's adversary, and the released model.
+
+    Args:
+        defence: The column.
+        plan: Of the target runs.
+        rounds: Of which sums are seen; all of them by default.
+    """
     if plan.unit == "client":
         return None, None
-    released = ceiling_of(plan, colluding=0)
+    released = ceiling_of(plan, rounds, colluding=0)
     if defence == "noise":
-        return ceiling_of(plan, colluding=plan.helpers), released
-    return ceiling_of(plan), released
+        return ceiling_of(plan, rounds, colluding=plan.helpers), released
+    return ceiling_of(plan, rounds), released
 
 
 def _findings(
@@ -201,7 +219,7 @@ def _findings(
         adversary=_adversary(defence, plan),
         measured=measured,
         notes=_notes(bench, defence, design, chosen, bool(collected.by_updates)),
-        curves=_curves(collected, against),
+        curves=_curves(collected, defence, plan),
         rocs=rocs,
         details={
             "rounds": design.rounds,
@@ -222,18 +240,20 @@ def _adversary(defence: Defence, plan: Plan) -> str:
         return "trusted server, sees every site's update without noise"
     helpers = plan.max_colluding
     what = "noisy sums" if defence == "tacit" else "exact sums"
-    with_helpers = f" + {helpers} helper{'s' if helpers > 1 else ''}" if helpers else ""
-    return f"leader{with_helpers}, sees {what}"
+    if not helpers:
+        return f"leader, sees {what}"
+    many = "s" if helpers > 1 else ""
+    return f"leader + {helpers} helper{many} (sites of its own), sees {what} less what these contributed"
 
 
-def _curves(collected: _Collected, ceiling: Ceiling | None) -> tuple[Curve, ...]:
-    if not collected.over_rounds:
-        return ()
-    points = tuple(
-        (float(place), judge({"joint": found}, collected.members, ceiling).measured["advantage"])
-        for place, found in sorted(collected.over_rounds.items())
-    )
-    return (Curve("membership.advantage", "rounds seen", points),)
+def _curves(collected: _Collected, defence: Defence, plan: Plan) -> tuple[Curve, ...]:
+    """The advantage after so many rounds, beside what so many rounds allow."""
+    points = []
+    for place, found in sorted(collected.over_rounds.items()):
+        ceiling, _ = _ceilings(defence, plan, place)
+        judged = judge({"joint": found}, collected.members, ceiling)
+        points.append((float(place), judged.measured["advantage"]))
+    return (Curve("membership.advantage", "rounds seen", tuple(points)),) if points else ()
 
 
 def _notes(
@@ -260,7 +280,8 @@ def _notes(
         )
     if defence in ("masking", "tacit") and on_updates:
         notes.append(
-            "membership.informed is an adversary that knows every other member, as the definition of "
-            "differential privacy supposes; it is not part of membership.advantage."
+            "membership.informed is an adversary that knows every other member, as one does that pools what all "
+            "other sites know, and as the definition of differential privacy supposes; it is not part of "
+            "membership.advantage."
         )
     return tuple(notes)

@@ -14,7 +14,9 @@ from tacit.attack.measure import Ceiling, Estimate, ceiling_of
 from tacit.attack.membership.judge import judge
 from tacit.attack.membership.targets import Drawn
 from tacit.attack.membership.updates import Observed, joint, over_sources
+from tacit.attack.scratch import ScratchFederation
 from tacit.attack.transcript import Transcript
+from tacit.attack.view import View
 from tacit.attack.workbench import Workbench
 from tacit.connect import take
 from tacit.party.workload import TrainingData
@@ -51,7 +53,7 @@ def client_membership(
     order = generator.permutation(len(bench.data))[: each * CANDIDATES]
     candidates = np.split(order, CANDIDATES)
     scores, members = [], []
-    ceiling: Ceiling | None = None
+    ceilings: list[Ceiling] = []
     for number in range(runs):
         inside = _coins(generator)
         scratch = bench.scratch(
@@ -62,15 +64,23 @@ def client_membership(
             privacy=_privacy(defence, each),
         )
         transcript = scratch.run()
-        batches = [take(bench.data.batch, rows) for rows in candidates]
+        view = bench.view(defence, transcript)
+        judged = _judged(inside, scratch, view)
+        batches = [
+            take(bench.data.batch, rows)
+            for rows, one in zip(candidates, judged, strict=True)
+            if one
+        ]
         data = [scratch.workload.prepare(batch) for batch in batches]
         rows = _updates(transcript, data, Drawn(generator))
-        scores.append(_score(bench, defence, transcript, rows))
-        members.append(inside)
+        scores.append(_score(view, rows))
+        members.append(inside[judged])
         against = len(transcript.terms.helpers) if defence == "noise" else None
-        ceiling = ceiling_of(transcript.plan, colluding=against)
+        ceilings.append(ceiling_of(transcript.plan, colluding=against))
         on_progress((number + 1) / runs)
     how = f"{CANDIDATES} candidate clients of {each} records"
+    # Runs of fewer sites have fewer helpers, of whom the colluding ones hold more of the noise.
+    ceiling = max(ceilings, key=lambda one: one.advantage)
     measured = judge({"joint": scores}, members, ceiling, how=how).measured
     return {f"membership.client.{name}": measured[name] for name in ("advantage", "auc")}
 
@@ -109,15 +119,23 @@ def _privacy(defence: Defence, records: int) -> dict[str, Any]:
 
 
 def _updates(transcript: Transcript, data: list[TrainingData], entropy: Drawn) -> Floats:
-    """What every candidate's site would contribute, ``float64[CANDIDATES, length]``."""
+    """What every candidate's site would contribute, ``float64[n, length]``."""
     plan, state = transcript.plan, transcript.closed[0].state
     ring = Ring(plan.ring_bits)
     made = [transcript.workload.contribution(state, one, plan, entropy).vector for one in data]
     return np.stack([transcript.values(ring.centred(vector)) for vector in made])
 
 
-def _score(bench: Workbench, defence: Defence, transcript: Transcript, rows: Floats) -> Floats:
-    seen = bench.view(defence, transcript).rounds[0]
+def _judged(inside: Marks, scratch: ScratchFederation, view: View) -> Marks:
+    """All candidates but the adversary's own sites: sites have their names in the order of who is in."""
+    judged = np.ones_like(inside)
+    own = [site in view.adversary.clients for site in sorted(scratch.sites)]
+    judged[inside] = ~np.array(own)
+    return judged
+
+
+def _score(view: View, rows: Floats) -> Floats:
+    seen = view.rounds[0]
     single = [seen.contributions[site] for site in seen.cohort if seen.contributions]
     sums = np.stack(single) if single else seen.total[None, :]
     one = Observed.of(rows, sums, 1.0, 0.0 if single else seen.noise_std)

@@ -88,12 +88,14 @@ class Target:
         transcript: What was recorded.
         view: What the column's adversary sees of it.
         members: Which of the pool were in, ``bool[n]``.
+        judged: Which are candidates, ``bool[n]``: all but the records of the adversary's own sites.
     """
 
     scratch: ScratchFederation
     transcript: Transcript
     view: View
     members: Marks
+    judged: Marks
 
     @property
     def workload(self) -> Workload:
@@ -123,7 +125,10 @@ def targets(bench: Workbench, defence: Defence, design: Design) -> Iterator[Targ
             privacy=design.privacy(bench.job, defence),
         )
         transcript = scratch.run()
-        yield Target(scratch, transcript, bench.view(defence, transcript), members)
+        view = bench.view(defence, transcript)
+        own = [scratch.holdings[site] for site in sorted(view.adversary.clients)]
+        judged = ~np.isin(design.pool, np.concatenate(own)) if own else np.ones_like(members)
+        yield Target(scratch, transcript, view, members, judged)
 
 
 def coins(generator: np.random.Generator, count: int) -> Marks:
@@ -165,7 +170,12 @@ def _outer_rows(
 
 
 def observed(target: Target, data: TrainingData) -> list[Observed]:
-    """The rounds of a run as its adversary sees them: single sites where it can, else the sum."""
+    """The rounds of a run as its adversary sees them: single sites where it can, else the sum.
+
+    Args:
+        target: The run.
+        data: Its candidates: what the adversary knows of its own sites is out of the sum.
+    """
     found = []
     for seen, one in zip(target.view.rounds, target.transcript.closed, strict=True):
         rows = rows_at(target.workload, target.plan, one.state, data)

@@ -15,7 +15,7 @@ from tacit.attack.reconstruction.imprint import planted_model, separated
 from tacit.attack.reconstruction.opened import criterion, pictures_of
 from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.refusal import Lie, another_model, forged_sum, tell
-from tacit.attack.reconstruction.runs import shared_draws
+from tacit.attack.reconstruction.runs import shared_draws, targets_of
 from tacit.attack.scratch import ScratchFederation
 from tacit.attack.transcript import Transcript
 from tacit.attack.view import View
@@ -115,8 +115,10 @@ def _plant(bench: Workbench, defence: Defence, sites: int, each: int, number: in
     planted, pool = _planted(bench, job, holdings, generator)
     scratch = PlantedFederation(planted, job, bench.base, bench.data, holdings)
     transcript = scratch.run()
-    found = _separated(transcript, bench.view(defence, transcript), pool)
-    return _Tally(pool, rows, pool.restored(found, rows), transcript)
+    view = bench.view(defence, transcript)
+    found = _separated(transcript, view, pool)
+    targets = targets_of(scratch.holdings, view)
+    return _Tally(pool, targets, pool.restored(found, targets), transcript)
 
 
 def _planted(

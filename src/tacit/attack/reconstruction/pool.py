@@ -30,6 +30,8 @@ records come within three times as much of each other in every column."""
 SHORTENED = 1e-3
 """A record whose length is this close to the norm was, for all that its features say, shortened to it."""
 
+MOST_CROSSED = 64
+"""Columns up to which their products are used to estimate a length."""
 RIDGE = 1e-3
 
 
@@ -220,6 +222,9 @@ def _rounded(values: Floats) -> tuple[float, ...]:
 
 
 def _quadratic(directions: Floats) -> Floats:
+    """Columns and their products; columns alone where the products would be too many."""
+    if directions.shape[1] > MOST_CROSSED:
+        return directions
     first, second = np.triu_indices(directions.shape[1])
     return np.concatenate([directions, directions[:, first] * directions[:, second]], axis=1)
 

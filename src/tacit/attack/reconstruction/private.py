@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.attack.defences import Defence, adversary_of
+from tacit.attack.defences import Defence, pooled_against
 from tacit.attack.findings import Curve, Findings, OnProgress
 from tacit.attack.measure import ceiling_of
 from tacit.attack.reconstruction.encoded import encoded_rows
@@ -22,7 +22,7 @@ from tacit.attack.reconstruction.opened import (
     record_of_update,
 )
 from tacit.attack.reconstruction.pool import Pool
-from tacit.attack.reconstruction.runs import SingleRun, shared_draws
+from tacit.attack.reconstruction.runs import SingleRun, shared_draws, targets_of
 from tacit.attack.transcript import Round, Transcript
 from tacit.attack.view import View
 from tacit.attack.workbench import Workbench
@@ -72,15 +72,17 @@ def residuals_of(
             adversary knows of everybody else.
         view: What the leader and its helpers see of it.
         pool: All records.
-        holdings: Rows of the pool by site; targets are numbered in this order.
+        holdings: Rows of the pool by site; targets are numbered in this order. Those of the adversary's own
+            sites are no targets.
 
     Yields:
         A round each, without those of which a site's samples do not follow from its contribution.
     """
     plan, workload = transcript.plan, transcript.workload
+    sites = [site for site in sorted(holdings) if site not in view.adversary.clients]
     for one, seen in zip(transcript.closed, view.rounds, strict=True):
         parts, known = [], np.zeros(len(seen.total))
-        for site in sorted(holdings):
+        for site in sites:
             mine = holdings[site]
             features, labels = pool.features[mine], pool.labels[mine]
             rows = encoded_rows(workload, plan, one.state, features, labels)
@@ -90,7 +92,7 @@ def residuals_of(
                 break
             known += transcript.values(total)
             parts.append(transcript.values(rows) * chosen[:, None])
-        if len(parts) < len(holdings):
+        if len(parts) < len(sites):
             continue
         made = np.concatenate(parts)
         yield Residuals(one.number, seen.theta, seen.total - known, made, seen.noise_std)
@@ -146,8 +148,8 @@ def _run(bench: Workbench, defence: Defence, index: int, on_progress: OnProgress
     pool = Pool.of(scratch.workload, bench.data)
     view = bench.view(defence, transcript)
     on_progress(0.3)
-    targets = np.concatenate(parts)
-    others = np.setdiff1d(np.arange(len(pool)), targets)
+    targets = targets_of(scratch.holdings, view)
+    others = np.setdiff1d(np.arange(len(pool)), np.concatenate(parts))
     generator = bench.generator("reconstruction", "candidates", index)
     amount = min(CANDIDATES - 1, len(others))
     rivals = generator.choice(others, amount, replace=False)
@@ -275,11 +277,10 @@ def _findings(defence: Defence, runs: list[_Run]) -> Findings:
     lost = sum(last - run.rounds for run in runs)
     if lost:
         notes.append(f"{lost} rounds were left out: who was sampled did not follow from them.")
-    known = adversary_of(
-        defence, [PartyName(f"helper-{i}") for i in range(plan.helpers)], plan.max_colluding
-    )
+    helpers = [PartyName(f"helper-{i}") for i in range(plan.helpers)]
+    known = pooled_against(PartyName("target"), (), helpers, plan.max_colluding)
     return Findings(
-        adversary=f"{known.name} + all other records",
+        adversary=f"{known.name} + the target's other records",
         measured=measured,
         notes=tuple(notes),
         pictures=pictures_of(pool, rows, found),

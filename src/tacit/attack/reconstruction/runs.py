@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,15 @@ from tacit.attack.workbench import Workbench
 from tacit.party.workload import Workload
 from tacit.types import PartyName
 
-__all__ = ["SITES", "SingleRun", "local_training", "over_runs", "run_singles", "shared_draws"]
+__all__ = [
+    "SITES",
+    "SingleRun",
+    "local_training",
+    "over_runs",
+    "run_singles",
+    "shared_draws",
+    "targets_of",
+]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -37,7 +45,7 @@ class SingleRun:
     """A run of sites with one record each.
 
     Args:
-        rows: The records, by site: rows of the pool.
+        rows: The records, by site: rows of the pool. Those of the adversary's own sites are not among them.
         pool: All records.
         transcript: What was recorded.
         view: What the column's adversary sees.
@@ -58,7 +66,8 @@ class SingleRun:
     @property
     def sites(self) -> tuple[PartyName, ...]:
         """Who holds which of ``rows``."""
-        return tuple(sorted(self.transcript.terms.clients))
+        clients = self.transcript.terms.clients
+        return tuple(sorted(site for site in clients if site not in self.view.adversary.clients))
 
     def single(self, site: PartyName) -> tuple[Floats, Floats]:
         """Models ``float64[R, d]`` and updates ``float64[R, d]`` of one site, where it sent something."""
@@ -132,7 +141,14 @@ def run_singles(
         own = bench.job.training
         local = LocalSteps(own.local_epochs, own.local_learning_rate)
     pool = Pool.of(scratch.workload, bench.data)
-    return SingleRun(rows, pool, transcript, bench.view(defence, transcript), local)
+    view = bench.view(defence, transcript)
+    return SingleRun(targets_of(scratch.holdings, view), pool, transcript, view, local)
+
+
+def targets_of(holdings: Mapping[PartyName, Rows], view: View) -> Rows:
+    """What can be attacked: records of all sites that are not the adversary's own, in the order of names."""
+    own = view.adversary.clients
+    return np.concatenate([holdings[site] for site in sorted(holdings) if site not in own])
 
 
 def over_runs(

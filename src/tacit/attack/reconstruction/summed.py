@@ -51,19 +51,22 @@ def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     amounts = {size: bench.pick(2, 3 if size == SITES else 2, 10) for size in sizes}
     chosen = bench.generator("reconstruction", "sums")
     tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
-    pool, rounds, done = None, 1, 0
+    pool, rounds, done, who = None, 1, 0, ""
     whole = sum(size * amounts[size] for size in sizes)
     for size in sizes:
         for number in range(amounts[size]):
-            rows = chosen.choice(len(bench.data), size, replace=False)
+            own = (
+                bench.job.privacy.max_colluding
+            )  # sites whose contributions are known and subtracted
+            rows = chosen.choice(len(bench.data), size + own, replace=False)
             generator = bench.generator("reconstruction", "sum search", size, number)
             run = _run(bench, defence, rows)
-            pool, rounds = run.pool, len(run.view.rounds)
+            pool, rounds, who = run.pool, len(run.view.rounds), run.view.adversary.name
             tallies[size].append(_attack(run, generator))
             done += size
             on_progress(done / whole)
     assert pool is not None
-    return _findings(pool, tallies, rounds)
+    return _findings(pool, tallies, rounds, who)
 
 
 def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
@@ -135,7 +138,9 @@ def _assigned(pool: Pool, found: Floats, rows: Rows) -> Floats:
     return closest
 
 
-def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Findings:
+def _findings(
+    pool: Pool, tallies: dict[int, list[_Tally]], rounds: int, adversary: str
+) -> Findings:
     def rate(size: int) -> Estimate:
         some = tallies[size]
         return over_runs(
@@ -157,7 +162,7 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
         )
 
     def told(size: int) -> str:
-        return f"from {rounds} sum{'s' if rounds > 1 else ''} over {size} sites; {criterion(pool)}"
+        return f"from {rounds} sum{'s' if rounds > 1 else ''} over {size} unknown sites; {criterion(pool)}"
 
     largest = max(size for size in tallies if size <= SITES)
     last = tallies[largest]
@@ -174,17 +179,23 @@ def _findings(pool: Pool, tallies: dict[int, list[_Tally]], rounds: int) -> Find
     strangers = sum(tally.strangers for tally in last)
     named = strangers + sum(tally.members for tally in last)
     notes = (
-        f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update.",
+        f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update. Sums are counted "
+        "by the sites that are not its own. All other sites together would be left with a single update: see "
+        "clipping only.",
         f"Of {named} candidates named as members of sums of {largest}, {strangers} were not.",
     )
     curves: tuple[Curve, ...] = ()
     if len(tallies) > 1:
         curves = tuple(
-            Curve(metric, "sites in a sum", tuple((float(size), one(size)) for size in tallies))
+            Curve(
+                metric,
+                "unknown sites in a sum",
+                tuple((float(size), one(size)) for size in tallies),
+            )
             for metric, one in (
                 ("reconstruction.rate", rate),
                 ("reconstruction.identification", recall),
             )
         )
     pictures = pictures_of(pool, rows, found)
-    return Findings("leader", measured, notes, pictures=pictures, curves=curves)
+    return Findings(adversary, measured, notes, pictures=pictures, curves=curves)
