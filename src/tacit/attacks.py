@@ -27,7 +27,7 @@ from tacit.attack.proven import prove
 from tacit.attack.recipe import Recipe, digest_of
 from tacit.attack.registry import ROWS, Cell, load_attacks
 from tacit.attack.report import Report, Setting, rows_of
-from tacit.attack.scratch import PublicData, model_for
+from tacit.attack.scratch import DataPool, model_for
 from tacit.attack.suite import Suite, Watcher, cells_of, default_jobs, mirrored
 from tacit.attack.verdict import CellView, bound_of, is_check, stays_away, view_cell
 from tacit.attack.words import LIMITS, at_most, nearest, told, word
@@ -223,7 +223,7 @@ def attack_site(site: Path, request: Request, *, quiet: bool = False) -> tuple[R
     _make(place, private=True)
     load = partial(model_for, spec, request.job.parent)
     contract, batch = read_for_attack(site, spec, load)
-    data = PublicData(contract, batch)
+    data = DataPool(contract, batch)
     bench = Workbench(spec, request.job.parent, data, request.seed, request.profile)
     folder = request.out or place / _id(digest_of(bench, request.modules).hex(), request)
     inside = dataclasses.replace(request, out=folder, site=SiteFolder.load(site).name)

@@ -18,7 +18,7 @@ from tacit.attack.audit.canaries import (
     canary_job,
 )
 from tacit.attack.audit.curves import Gaussian, Sampled
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.party.job import JobSpec
 from tacit.privacy import accounting
@@ -163,7 +163,7 @@ def test_sound_noise_passes_and_unsound_noise_does_not():
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audit") / "federation"
     write_small_federation(folder, records=8)
-    data = PublicData.load(folder / "evaluation" / "contract.toml")
+    data = DataPool.load(folder / "evaluation" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

@@ -8,7 +8,7 @@ import pytest
 from tacit.attack.inversion import ATTACKS, _share, inverted
 from tacit.attack.reconstruction.matching import Prior
 from tacit.attack.reconstruction.pool import Pool
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.demo import hospitals
 from tacit.learn.code import load_model
@@ -20,7 +20,7 @@ from tacit.party.workload import Workload
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inversion") / "job"
     hospitals.write_federation(folder, hospitals.split(0))
-    data = PublicData.load(folder / "attack" / "contract.toml")
+    data = DataPool.load(folder / "attack" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

@@ -10,7 +10,7 @@ from tacit.attack.membership import ATTACKS, clients
 from tacit.attack.membership.attack import attack_records, design_for, run_membership
 from tacit.attack.membership.clients import client_membership
 from tacit.attack.membership.targets import Design, observed, targets
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.connect import take
 from tacit.demo import hospitals
@@ -22,7 +22,7 @@ def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("membership") / "hospitals"
     hospitals.write_federation(folder, hospitals.split(0))
     job = JobSpec.load(folder / "job.toml")
-    data = PublicData.load(folder / "attack" / "contract.toml")
+    data = DataPool.load(folder / "attack" / "contract.toml")
     return Workbench(job, folder, data, seed=1, profile="demo")
 
 

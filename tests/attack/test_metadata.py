@@ -10,7 +10,7 @@ import pytest
 
 from tacit.attack import metadata, transcript
 from tacit.attack.metadata import ATTACKS, Discriminant
-from tacit.attack.scratch import PublicData, site_names
+from tacit.attack.scratch import DataPool, site_names
 from tacit.attack.sizes import Client, clients_of, differences, reach
 from tacit.attack.transcript import Packet
 from tacit.attack.workbench import Workbench
@@ -26,7 +26,7 @@ NAMES = site_names(4)
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metadata") / "federation"
     write_small_federation(folder)
-    data = PublicData.load(folder / "evaluation" / "contract.toml")
+    data = DataPool.load(folder / "evaluation" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

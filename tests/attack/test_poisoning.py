@@ -10,7 +10,7 @@ from tacit.attack.poisoning.client import PoisonedWorkload, crowd_of
 from tacit.attack.poisoning.report import Effort
 from tacit.attack.poisoning.strategies import Crowd, Strategy
 from tacit.attack.poisoning.trial import Trial, arsenal, rare, rehearse
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.engine.direct import DirectRun
 from tacit.party.job import JobSpec
@@ -27,7 +27,7 @@ NONE = np.zeros(2)
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("poisoning") / "federation"
     write_small_federation(folder, job={"training": {"micro_batch": 8, "learning_rate": 2.0}})
-    data = PublicData.load(folder / "evaluation" / "contract.toml")
+    data = DataPool.load(folder / "evaluation" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

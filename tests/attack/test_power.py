@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tacit.attack.audit import PARTS, audit_epsilon, audit_protocol
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.connect.read import _columns as receipt_columns
 from tacit.connect.sanitise import Sanitiser
@@ -171,7 +171,7 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("power") / "federation"
     write_small_federation(folder, records=8)
     job = JobSpec.load(folder / "job.toml")
-    data = PublicData.load(folder / "evaluation" / "contract.toml")
+    data = DataPool.load(folder / "evaluation" / "contract.toml")
     return lambda seed, profile="demo": Workbench(job, folder, data, seed, profile)
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tacit.attack.property import ATTACKS, Linear, Reference
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Workbench
 from tacit.demo import hospitals
 from tacit.party.job import JobSpec
@@ -19,7 +19,7 @@ def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("property") / "hospitals"
     hospitals.write_federation(folder, hospitals.split(0))
     job = JobSpec.load(folder / "job.toml").model_copy(update={"rounds": 3})
-    data = PublicData.load(folder / "attack" / "contract.toml")
+    data = DataPool.load(folder / "attack" / "contract.toml")
     return Workbench(job, folder, data, seed=1, profile="demo")
 
 

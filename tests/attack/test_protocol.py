@@ -14,7 +14,7 @@ from tacit.attack.protocol.attempts import ATTEMPTS
 from tacit.attack.protocol.leader import MaliciousLeader, Outcome
 from tacit.attack.protocol.required import required
 from tacit.attack.protocol.scenarios import Stage, opens, told_lies
-from tacit.attack.scratch import PublicData, site_names
+from tacit.attack.scratch import DataPool, site_names
 from tacit.attack.verdict import judge, view_cell
 from tacit.attack.words import sentence, told
 from tacit.attack.workbench import Workbench
@@ -35,7 +35,7 @@ BY_NAME = {attempt.name: attempt for attempt in ATTEMPTS}
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("protocol") / "federation"
     write_small_federation(folder, records=24)
-    data = PublicData.load(folder / "evaluation" / "contract.toml")
+    data = DataPool.load(folder / "evaluation" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

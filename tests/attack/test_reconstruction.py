@@ -19,7 +19,7 @@ from tacit.attack.reconstruction.labels import (
 from tacit.attack.reconstruction.matching import Observed, Search, search
 from tacit.attack.reconstruction.pool import Pool, psnr
 from tacit.attack.reconstruction.runs import over_runs, shared_draws
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.demo import digits, hospitals
 from tacit.learn.code import load_model
 from tacit.learn.models import LogisticRegression
@@ -46,7 +46,7 @@ def loaded(folder, demo, features, classes):
     )
     model = load_model(job.model, folder, features=features, classes=classes)
     workload = Workload.build(job, model, classes)
-    return workload, Pool.of(workload, PublicData.load(folder / "attack" / "contract.toml"))
+    return workload, Pool.of(workload, DataPool.load(folder / "attack" / "contract.toml"))
 
 
 def drawn(name):

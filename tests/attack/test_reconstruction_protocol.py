@@ -16,7 +16,7 @@ from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.private import residuals_of, scores_of
 from tacit.attack.reconstruction.refusal import another_model, forged_sum, tell
 from tacit.attack.reconstruction.runs import targets_of
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.view import Adversary, look
 from tacit.attack.workbench import Workbench
 from tacit.demo import hospitals
@@ -29,7 +29,7 @@ from tacit.testing.federation import seeded_world
 def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("patients") / "job"
     hospitals.write_federation(folder, hospitals.split(0))
-    data = PublicData.load(folder / "attack" / "contract.toml")
+    data = DataPool.load(folder / "attack" / "contract.toml")
     return Workbench(JobSpec.load(folder / "job.toml"), folder, data, 0, "demo")
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tacit.attack.defences import DEFENCES, adversary_of, job_for, pooled_against
-from tacit.attack.scratch import PublicData, ScratchFederation, site_names
+from tacit.attack.scratch import DataPool, ScratchFederation, site_names
 from tacit.attack.view import Adversary, look
 from tacit.party.job import JobSpec
 from tacit.testing.federation import write_small_federation
@@ -21,7 +21,7 @@ def place(tmp_path_factory):
 
 
 def run(place, defence, sites=4, rounds=2, **changes):
-    data = PublicData.load(place / "evaluation" / "contract.toml")
+    data = DataPool.load(place / "evaluation" / "contract.toml")
     job = job_for(
         JobSpec.load(place / "job.toml"),
         defence,
@@ -72,7 +72,7 @@ def test_an_adversary_sees_no_more_than_its_keys_open(place):
 
 
 def test_without_any_one_helpers_key_an_upload_looks_uniform(place):
-    _, transcript = run(place, "tacit", rounds=60)
+    _, transcript = run(place, "tacit", rounds=25)
     names, ring = site_names(4), transcript.terms.ring
     for missing in names:
         held = [name for name in names if name != missing]

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.attack.workbench import Profile, Workbench
 from tacit.connect import SanitisedBatch
 from tacit.errors import ConfigError
@@ -59,7 +59,7 @@ class Recipe:
                 remedy=f"choose from: {', '.join(get_args(Profile))}",
             )
         job = Path(self.job)
-        data = PublicData.load(Path(self.contract))
+        data = DataPool.load(Path(self.contract))
         return Workbench(JobSpec.load(job), job.parent, data, self.seed, self.profile)
 
     def record(self) -> dict[str, Any]:

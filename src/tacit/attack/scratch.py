@@ -43,7 +43,7 @@ from tacit.trust.roster import Member, Roster
 from tacit.types import Digest, Entropy, Milliseconds, Opener, PartyName
 from tacit.wire.messages import Offer
 
-__all__ = ["LEADER", "PublicData", "ScratchFederation", "model_for", "site_names"]
+__all__ = ["LEADER", "DataPool", "ScratchFederation", "model_for", "site_names"]
 
 LEADER = PartyName("coordinator")
 REGION = "scratch"
@@ -60,11 +60,14 @@ when { context.aggregation == "plain" };
 
 
 @dataclass(frozen=True, slots=True)
-class PublicData:
-    """A public data set, read once: what every scratch federation divides among its sites.
+class DataPool:
+    """A data set, read once: what every scratch federation divides among its sites.
+
+    It is public, as ``load`` requires, or a site's own, read under its policy (``engine.inside``), and then it
+    never leaves the site.
 
     Attributes:
-        contract: Its contract, which says ``public = true``.
+        contract: Its contract.
         batch: All of its records.
     """
 
@@ -72,7 +75,7 @@ class PublicData:
     batch: SanitisedBatch
 
     @classmethod
-    def load(cls, path: Path) -> PublicData:
+    def load(cls, path: Path) -> DataPool:
         """Reads the data set of a contract file.
 
         Raises:
@@ -155,7 +158,7 @@ class ScratchFederation:
         self,
         job: JobSpec,
         base: Path,
-        data: PublicData,
+        data: DataPool,
         holdings: Sequence[NDArray[np.int64]],
         *,
         code: Mapping[PartyName, LoadModel] | None = None,

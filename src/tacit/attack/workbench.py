@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.attack.defences import Defence, adversary_of, job_for, pooled_against
-from tacit.attack.scratch import LEADER, PublicData, ScratchFederation, model_for
+from tacit.attack.scratch import LEADER, DataPool, ScratchFederation, model_for
 from tacit.attack.transcript import Transcript
 from tacit.attack.view import View, look
 from tacit.learn.code import LoadedModel
@@ -41,7 +41,7 @@ class Workbench:
 
     job: JobSpec
     base: Path
-    data: PublicData
+    data: DataPool
     seed: int
     profile: Profile
     _loaded: list[LoadedModel] = field(default_factory=list, init=False, repr=False, compare=False)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tacit.algebra.exact import IntegerRows
 from tacit.attack.defences import Defence, job_for
-from tacit.attack.scratch import PublicData, ScratchFederation
+from tacit.attack.scratch import DataPool, ScratchFederation
 from tacit.learn.code import LoadedModel
 from tacit.learn.layout import Entry, Layout
 from tacit.learn.linear import Factors
@@ -94,7 +94,7 @@ class Canaries:
         """Length of a gradient."""
         return self.count * self.width
 
-    def data(self, *, loud: bool = False) -> PublicData:
+    def data(self, *, loud: bool = False) -> DataPool:
         """The records, read through a contract like any others.
 
         Args:
@@ -106,7 +106,7 @@ class Canaries:
             (Path(folder) / "canaries.csv").write_text("\n".join(lines) + "\n", "utf-8")
             path = Path(folder) / "contract.toml"
             path.write_text(_CONTRACT.format(last=float(self.count - 1)), "utf-8")
-            return PublicData.load(path)
+            return DataPool.load(path)
 
     def blocks(self, vector: NDArray[Any]) -> NDArray[Any]:
         """A vector's coordinates by canary, ``[count, width]``."""
@@ -266,7 +266,7 @@ class CanaryFederation(ScratchFederation):
     """
 
     def __init__(
-        self, job: JobSpec, model: Model, data: PublicData, holdings: list[NDArray[np.int64]]
+        self, job: JobSpec, model: Model, data: DataPool, holdings: list[NDArray[np.int64]]
     ) -> None:
         self._canaries = model
         super().__init__(job, Path(), data, holdings)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from tacit.attack.defences import Defence, job_for
-from tacit.attack.scratch import PublicData, ScratchFederation
+from tacit.attack.scratch import DataPool, ScratchFederation
 from tacit.attack.transcript import Transcript
 from tacit.connect import SanitisedBatch
 from tacit.party.job import JobSpec
@@ -92,7 +92,7 @@ def audit_redaction(
             writer.writerow([column[0] for column in _COLUMNS])
             writer.writerows(rows)
         (base / "contract.toml").write_text(_contract(), "utf-8")
-        data = PublicData.load(base / "contract.toml")
+        data = DataPool.load(base / "contract.toml")
     envelopes: list[Envelope] = []
 
     def keep(envelope: Envelope) -> Envelope:

@@ -68,7 +68,7 @@ class _Result:
 
 def attack_opened(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
     """Reconstructs records from single updates, and picks them out of all public records."""
-    count, few = bench.pick(4, 2 * SITES, 8 * SITES), bench.pick(4, 4, SITES)
+    count, few = bench.pick(SITES, 2 * SITES, 8 * SITES), bench.pick(4, 4, SITES)
     steps: tuple[int, ...] = {"demo": (), "quick": (4,), "full": (4, 16)}[bench.profile]
     if defence == "noise":
         count = bench.pick(4, SITES, 8 * SITES)

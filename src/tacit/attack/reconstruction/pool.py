@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.attack.findings import Picture
-from tacit.attack.scratch import PublicData
+from tacit.attack.scratch import DataPool
 from tacit.learn.features import unit_columns
 from tacit.party.workload import Workload
 
@@ -70,7 +70,7 @@ class Pool:
     mapped: bool = False
 
     @classmethod
-    def of(cls, workload: Workload, data: PublicData) -> Pool:
+    def of(cls, workload: Workload, data: DataPool) -> Pool:
         """The pool of a data set for a job's computation."""
         options, columns = workload.job.features, data.batch.schema.features
         lower = np.array([column.lower for column in columns], dtype=np.float64)

@@ -210,5 +210,6 @@ def shared_draws(
         between = over_runs(hits, trials, null=null)
         low, high = min(low, between.low), max(high, between.high)
     method = f"Clopper-Pearson over all trials, widened by Student t over {len(hits)} run(s)"
+    method += ", whose trials share noise or bins: where all runs agree it may be too narrow"
     method += f"; {how}" if how else ""
     return Estimate(exact.value, low, high, null, ceiling, exact.trials, "share", method)
