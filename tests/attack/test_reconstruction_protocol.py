@@ -55,7 +55,7 @@ def test_whoever_sees_single_updates_has_the_records(bench, defence):
     assert rate.above_null
     assert named.value >= least
     assert found.measured["reconstruction.columns"].above_null or defence == "noise"
-    assert len(found.pictures) == 4
+    assert 4 <= len(found.pictures) <= 6
     assert found.pictures[0].shape == (1, 30)
 
 
