@@ -22,7 +22,6 @@ from tacit.attack.workbench import Workbench
 from tacit.demo import hospitals
 from tacit.learn.feature_map import FeatureMap
 from tacit.party.job import JobSpec
-from tacit.testing.federation import seeded_world
 
 
 @pytest.fixture(scope="module")
@@ -192,28 +191,3 @@ def test_noise_hides_what_a_planted_layer_would_separate(bench):
     assert found.measured["malicious_server.rate"].value <= 0.1
     assert found.measured["malicious_server.trained"].value == 0.0
     assert not found.alarms
-
-
-class Seeded(Workbench):
-    """A workbench whose federations draw all protocol randomness from the workbench's seed."""
-
-    def scratch(self, defence, holdings, **options):
-        world = seeded_world(f"weak-{self.seed}").entropy
-        return super().scratch(defence, holdings, world=world, **options)
-
-
-@pytest.mark.slow
-def test_weak_noise_does_not_hide_who_was_there(bench):
-    # What finds nothing at the job's epsilon has power: at 20 it finds many times what chance would.
-    privacy = bench.job.privacy.model_copy(update={"epsilon": 20.0})
-    weak = bench.job.model_copy(update={"privacy": privacy})
-    found = [
-        names("records").run(
-            Seeded(weak, bench.base, bench.data, seed, "demo"), "tacit", lambda _: None
-        )
-        for seed in range(4)
-    ]
-    named = [one.measured["reconstruction.identification"] for one in found]
-    hits = sum(round(one.value * one.trials) for one in named)
-    assert hits > 10 * sum(one.null * one.trials for one in named)
-    assert all(one.within_ceiling for one in named)
