@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tacit.attack.defences import DEFENCES
-from tacit.attack.reconstruction import attacks
+from tacit.attack.reconstruction import attacks, summed
 from tacit.attack.reconstruction.encoded import encoded_rows
 from tacit.attack.reconstruction.imprint import planted_model, separated
 from tacit.attack.reconstruction.pool import Pool
@@ -63,6 +63,17 @@ def test_sums_without_noise_name_their_members(bench):
     named = found.measured["reconstruction.identification"]
     assert named.value > 0.9
     assert named.null < 0.02
+
+
+def test_sums_with_too_many_unknowns_are_left_out_and_named(bench, monkeypatch):
+    monkeypatch.setattr(summed, "MOST_UNKNOWNS", 2 * 30)  # two records of 30 columns
+    progress = []
+    found = summed.attack_summed(
+        dataclasses.replace(bench, profile="quick"), "masking", progress.append
+    )
+    assert progress[-1] == 1.0
+    assert "sums of 2" in found.notes[1]
+    assert "Sums of 8 sites were not tried" in found.notes[2]
 
 
 def test_noise_keeps_identification_within_its_bound(bench):

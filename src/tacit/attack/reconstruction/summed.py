@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ LINEAR_ROUNDS = 8
 CANDIDATES = 1024
 """Records that the adversary chooses among, members and others: all of a small pool."""
 
+MOST_UNKNOWNS = 2048
+"""Unknown values that one search solves for at once: a step costs the cube of their number."""
+
 PRIOR_WEIGHT = 1e-7
 """Squared rounding errors of a linear model's sums, relative to the sums."""
 
@@ -43,6 +47,7 @@ class _Tally:
     recovered: int
     members: int
     strangers: int
+    unknowns: int
 
 
 def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
@@ -50,23 +55,26 @@ def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     sizes = {"demo": (4,), "quick": (2, SITES), "full": (2, 4, SITES, 16)}[bench.profile]
     amounts = {size: bench.pick(2, 3 if size == SITES else 2, 10) for size in sizes}
     chosen = bench.generator("reconstruction", "sums")
-    tallies: dict[int, list[_Tally]] = {size: [] for size in sizes}
-    pool, rounds, done, who = None, 1, 0, ""
+    tallies: dict[int, list[_Tally]] = defaultdict(list)
+    pool, rounds, done, who, unknowns = None, 1, 0, "", 0
     whole = sum(size * amounts[size] for size in sizes)
+    own = bench.job.privacy.max_colluding  # sites whose contributions are known and subtracted
     for size in sizes:
+        if size * unknowns > MOST_UNKNOWNS:
+            continue
         for number in range(amounts[size]):
-            own = (
-                bench.job.privacy.max_colluding
-            )  # sites whose contributions are known and subtracted
             rows = chosen.choice(len(bench.data), size + own, replace=False)
             generator = bench.generator("reconstruction", "sum search", size, number)
             run = _run(bench, defence, rows)
             pool, rounds, who = run.pool, len(run.view.rounds), run.view.adversary.name
             tallies[size].append(_attack(run, generator))
+            unknowns = tallies[size][0].unknowns
             done += size
             on_progress(done / whole)
+    on_progress(1.0)
     assert pool is not None
-    return _findings(pool, tallies, rounds, who)
+    left = [size for size in sizes if size not in tallies]
+    return _findings(pool, tallies, (rounds, left), who)
 
 
 def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
@@ -94,6 +102,7 @@ def _attack(run: SingleRun, generator: np.random.Generator) -> _Tally:
         recovered=int(run.pool.recovered(values, run.rows).sum()),
         members=int(right.any(axis=0).sum()),
         strangers=int((~right.any(axis=1)).sum()),
+        unknowns=updates.features,
     )
 
 
@@ -139,8 +148,11 @@ def _assigned(pool: Pool, found: Floats, rows: Rows) -> Floats:
 
 
 def _findings(
-    pool: Pool, tallies: dict[int, list[_Tally]], rounds: int, adversary: str
+    pool: Pool, tallies: dict[int, list[_Tally]], scope: tuple[int, list[int]], adversary: str
 ) -> Findings:
+    """What came of the sums; the scope is how many rounds were seen, and sizes that were left out."""
+    rounds, left = scope
+
     def rate(size: int) -> Estimate:
         some = tallies[size]
         return over_runs(
@@ -178,12 +190,17 @@ def _findings(
         )
     strangers = sum(tally.strangers for tally in last)
     named = strangers + sum(tally.members for tally in last)
-    notes = (
+    notes: tuple[str, ...] = (
         f"Sites with one record each; the adversary sees {rounds} sum(s) and no single update. Sums are counted "
         "by the sites that are not its own. All other sites together would be left with a single update: see "
         "clipping only.",
         f"Of {named} candidates named as members of sums of {largest}, {strangers} were not.",
     )
+    if left:
+        notes += (
+            f"Sums of {', '.join(map(str, left))} sites were not tried: more than {MOST_UNKNOWNS:,} "
+            "unknown values at once. That is a limit of this attack, not a protection.",
+        )
     curves: tuple[Curve, ...] = ()
     if len(tallies) > 1:
         curves = tuple(
