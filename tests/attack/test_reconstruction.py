@@ -19,6 +19,7 @@ from tacit.attack.reconstruction.labels import (
 from tacit.attack.reconstruction.matching import Observed, Search, search
 from tacit.attack.reconstruction.pool import Pool, psnr
 from tacit.attack.reconstruction.runs import over_runs, shared_draws
+from tacit.attack.reconstruction.span import span_of, unknowns_of
 from tacit.attack.scratch import DataPool
 from tacit.demo import digits, hospitals
 from tacit.learn.code import load_model
@@ -255,3 +256,29 @@ def _gauss(epsilon, mu):
     """Delta of the Gaussian mechanism (Balle and Wang 2018)."""
     first = stats.norm.cdf(mu / 2.0 - epsilon / mu)
     return float(first - np.exp(epsilon) * stats.norm.cdf(-mu / 2.0 - epsilon / mu))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_span_of_sums_holds_their_records(classes):
+    # 4 records of 300 columns: 16 unknowns instead of 1,200, and all are found.
+    generator = np.random.default_rng(classes)
+    updates = LogisticUpdates(LogisticRegression(300, classes))
+    records = generator.uniform(-0.2, 0.2, (4, 300))
+    labels = np.arange(4) % classes
+    outputs = updates.shape[0]
+    theta = 0.3 * generator.normal(size=(24 // min(outputs, 3), outputs * 301))
+    totals = updates.rows(theta, records, labels).sum(axis=1)
+    span = span_of(updates, Observed(theta, totals, labels))
+    assert unknowns_of(updates, len(theta), 4) == 16
+    found = search(
+        span.updates, span.seen, generator, Search(restarts=8, iterations=100, bound=4.0)
+    )
+    right = np.abs(found.records @ span.basis - records[:, None]).max(axis=2).min(axis=1)
+    assert (right < 1e-4).all()
+
+
+def test_a_narrow_record_is_searched_for_as_it_is():
+    updates = LogisticUpdates(LogisticRegression(8, 10))
+    seen = Observed(np.zeros((8, 90)), np.zeros((8, 90)), np.arange(4))
+    assert span_of(updates, seen) is None
+    assert unknowns_of(updates, 8, 4) == 32

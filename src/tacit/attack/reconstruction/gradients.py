@@ -86,6 +86,16 @@ class LogisticUpdates:
         self._local = local
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs of the model and length of a record; weights come first, then one bias an output."""
+        return int(self._outputs), int(self._features)
+
+    def over(self, features: int) -> LogisticUpdates:
+        """The updates of the same kind of model over records of another length."""
+        classes = self._outputs if self._outputs > 1 else 2
+        return LogisticUpdates(LogisticRegression(features, classes), self._local)
+
+    @property
     def features(self) -> int:
         """Length of a record."""
         return int(self._features)

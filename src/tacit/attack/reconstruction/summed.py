@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from tacit.attack.reconstruction.matching import Match, Observed, Prior, Search,
 from tacit.attack.reconstruction.opened import columns_rate, criterion, pictures_of
 from tacit.attack.reconstruction.pool import Pool
 from tacit.attack.reconstruction.runs import SITES, SingleRun, over_runs, run_singles
+from tacit.attack.reconstruction.span import span_of, unknowns_of
 from tacit.attack.workbench import Workbench
 
 __all__ = ["attack_summed", "records_of_sum"]
@@ -47,7 +50,6 @@ class _Tally:
     recovered: int
     members: int
     strangers: int
-    unknowns: int
 
 
 def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -> Findings:
@@ -56,19 +58,20 @@ def attack_summed(bench: Workbench, defence: Defence, on_progress: OnProgress) -
     amounts = {size: bench.pick(2, 3 if size == SITES else 2, 10) for size in sizes}
     chosen = bench.generator("reconstruction", "sums")
     tallies: dict[int, list[_Tally]] = defaultdict(list)
-    pool, rounds, done, who, unknowns = None, 1, 0, "", 0
+    pool, rounds, done, who = None, 1, 0, ""
+    updates: Updates | None = None
     whole = sum(size * amounts[size] for size in sizes)
     own = bench.job.privacy.max_colluding  # sites whose contributions are known and subtracted
     for size in sizes:
-        if size * unknowns > MOST_UNKNOWNS:
+        if updates is not None and unknowns_of(updates, rounds, size) > MOST_UNKNOWNS:
             continue
         for number in range(amounts[size]):
             rows = chosen.choice(len(bench.data), size + own, replace=False)
             generator = bench.generator("reconstruction", "sum search", size, number)
             run = _run(bench, defence, rows)
             pool, rounds, who = run.pool, len(run.view.rounds), run.view.adversary.name
-            tallies[size].append(_attack(run, generator))
-            unknowns = tallies[size][0].unknowns
+            updates = updates_of(run.workload, run.local)
+            tallies[size].append(_attack(run, updates, generator))
             done += size
             on_progress(done / whole)
     on_progress(1.0)
@@ -84,8 +87,7 @@ def _run(bench: Workbench, defence: Defence, rows: Rows) -> SingleRun:
     return run_singles(bench, defence, rows, rounds=rounds)
 
 
-def _attack(run: SingleRun, generator: np.random.Generator) -> _Tally:
-    updates = updates_of(run.workload, run.local)
+def _attack(run: SingleRun, updates: Updates, generator: np.random.Generator) -> _Tally:
     theta, totals = run.sums()
     found = records_of_sum(run, updates, theta, totals, generator)
     values = run.pool.restored(found.records, run.rows)
@@ -102,7 +104,6 @@ def _attack(run: SingleRun, generator: np.random.Generator) -> _Tally:
         recovered=int(run.pool.recovered(values, run.rows).sum()),
         members=int(right.any(axis=0).sum()),
         strangers=int((~right.any(axis=1)).sum()),
-        unknowns=updates.features,
     )
 
 
@@ -137,6 +138,12 @@ def records_of_sum(
         known = np.setdiff1d(np.arange(len(pool)), run.rows)
         prior = Prior.of(pool.features[known], pool.labels[known], labels, PRIOR_WEIGHT)
     how = how or Search(restarts=3, iterations=100, good=1e-9)
+    span = span_of(updates, Observed(theta, totals, labels))
+    if span is not None:
+        # A record within the features' bounds is no longer than this, in whatever coordinates.
+        within = dataclasses.replace(how, bound=how.bound * math.sqrt(updates.features))
+        match = search(span.updates, span.seen, generator, within)
+        return Match(match.records @ span.basis, match.cost)
     return search(updates, Observed(theta, totals, labels, prior=prior), generator, how)
 
 
