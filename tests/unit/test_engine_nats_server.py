@@ -9,6 +9,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -302,6 +303,10 @@ def test_tls_shows_the_servers_certificate_to_those_who_pin_its_authority(tmp_pa
         # the authority gives the server a new certificate: a reload is enough, members keep theirs
         authority.issue(["localhost", "127.0.0.1"], wall_clock())
         server.process.send_signal(1)
+        deadline = time.monotonic() + 10
+        while "Reloaded server configuration" not in (tmp_path / "nats-server.log").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         asyncio.run(connect(server.url, authority))
     assert server.process.poll() is not None
 
