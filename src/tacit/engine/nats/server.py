@@ -121,8 +121,11 @@ def server_config(accounts: Sequence[Account], options: ServerOptions) -> str:
         ConfigError: Without TLS on an address that is not this machine's own, or a cluster without TLS.
 
     Guarantee: a member can publish in its own name only, read its own messages only, and change no
-    stream or consumer unless it leads; nobody reaches another federation. Checked by
-    ``tests/unit/test_engine_nats_server.py``, against a real server.
+    stream or consumer unless it leads; nobody reaches another federation. Checked against a real server
+    by ``tests/unit/test_engine_nats_server.py::test_members_talk_to_the_leader_and_nobody_else``,
+    ``::test_members_read_their_own_messages_only``,
+    ``::test_only_the_leader_makes_streams_and_consumers`` and
+    ``::test_two_federations_see_nothing_of_each_other``.
     """
     if options.certificate is None and not is_loopback(options.host):
         raise ConfigError(
