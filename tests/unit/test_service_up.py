@@ -5,6 +5,7 @@ import fcntl
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 
@@ -45,6 +46,8 @@ if role == "site" and os.path.basename(folder) == os.environ.get("FAILING"):
 if role == "coordinator":
     os.chdir(folder)
     listener = socket.socket(socket.AF_UNIX)
+    if os.path.exists("control.sock"):
+        os.unlink("control.sock")
     listener.bind("control.sock")
     listener.listen()
 print("up", role, os.getpid(), flush=True)
@@ -208,6 +211,20 @@ def test_only_one_at_a_time(written):
         with pytest.raises(ConfigError) as refused:
             up(written)
     assert refused.value.code == "up.taken"
+
+
+@needs_server
+def test_a_coordinator_that_serves_already_is_left_alone(written, monkeypatch):
+    folder = written.parent / "coordinator"
+    monkeypatch.chdir(folder)
+    (folder / "control.sock").unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("control.sock")
+        listener.listen()
+        with pytest.raises(ConfigError) as refused:
+            up(written)
+    assert refused.value.code == "up.taken"
+    (folder / "control.sock").unlink()
 
 
 def test_a_missing_job_is_told(tmp_path):

@@ -194,8 +194,8 @@ def up(
             *("--network", str(state / NETWORK_FILE)),
         )
         leader = roster.with_role("leader")[0].name
-        control = folders[leader] / CONTROL
-        control.unlink(missing_ok=True)
+        if _accepts(folders[leader]):
+            raise _taken(f"a coordinator serves {folders[leader]}", folders[leader])
         processes.start(leader, [*party_command, "coordinator", str(folders[leader]), *files])
         processes.wait_for(lambda: _accepts(folders[leader]), "the coordinator")
         for name, folder in folders.items():
@@ -316,13 +316,12 @@ def _alone(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(
-                "up.taken",
-                f"another 'tacit up' runs in {state.parent}",
-                remedy="wait for it, or stop it",
-                file=str(state),
-            ) from error
+            raise _taken(f"another 'tacit up' runs in {state.parent}", state) from error
         yield
+
+
+def _taken(message: str, file: Path) -> ConfigError:
+    return ConfigError("up.taken", message, remedy="wait for it, or stop it", file=str(file))
 
 
 @contextlib.contextmanager
