@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tacit import cli
+from tacit.engine.nats.network import NetworkFile
 from tacit.engine.witnesses import WitnessesFile
 from tacit.evidence import (
     claims_identity,
@@ -412,6 +413,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "classes": classes,
     "methods": methods,
     "federation": lambda: configuration(RosterFile),
+    "network": lambda: configuration(NetworkFile),
     "witnesses": lambda: configuration(WitnessesFile),
     "commands": commands,
     "attributes": attributes,

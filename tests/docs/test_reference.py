@@ -13,6 +13,7 @@ from pydantic import Field
 
 from tacit import errors
 from tacit.config import Table
+from tacit.engine.nats.network import NetworkFile
 from tacit.engine.witnesses import WitnessesFile
 from tacit.evidence import layout
 from tacit.party.config import SiteConfig
@@ -24,7 +25,7 @@ from tacit.trust.roster import RosterFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted((DOCS / "reference").glob("*.md"))
-FILES = [JobSpec, SiteConfig, Contract, RosterFile, WitnessesFile]
+FILES = [JobSpec, SiteConfig, Contract, RosterFile, NetworkFile, WitnessesFile]
 
 
 def load_generator() -> ModuleType:
