@@ -19,10 +19,8 @@ from tacit.engine.clock import wall_clock
 from tacit.engine.nats.courier import Courier, Delivery, attempt_of
 from tacit.engine.nats.events import Events, Silence
 from tacit.errors import (
-    DecodeError,
     LocalProtocolError,
     RemoteProtocolError,
-    SignatureError,
     TacitError,
     TransportError,
 )
@@ -273,33 +271,33 @@ class Host:
             self._events.info("host.unserved", run=run, receiver=str(address))
             await delivery.done()
             return
-        party = self._parties[key]
-        while True:
-            try:
-                answers = await self._in_turn(partial(self._receive, party, delivery))
-            except (DecodeError, SignatureError, RemoteProtocolError) as error:
-                await self._poison(delivery, error)
-                return
-            except TransportError as error:
-                self.counters["retries"] += 1
-                self._events.failure("host.retry", error, run=run, receiver=str(address))
-                if await self._stops_within(self._pauses[0]):
-                    return  # Not acknowledged: delivered again after the next start.
-            except Exception as error:  # noqa: BLE001 (a fault of a party costs one message)
-                await self._poison(delivery, error)
-                return
-            else:
-                break
-        self._look_for_error(key, run)
         try:
-            published = await self._published(answers, delivery)
-        except TacitError as error:  # An answer that cannot be sent at all, however often.
+            answers = await self._answers(self._parties[key], delivery)
+            self._look_for_error(key, run)
+            over = answers is not None and await self._published(answers, delivery)
+        except Exception as error:  # noqa: BLE001 (whatever it is, it costs one message)
             await self._poison(delivery, error)
             return
-        if published:
+        if over:
             await delivery.done()
             self.counters["handled"] += 1
             self._handled(address, run)
+
+    async def _answers(self, party: Served, delivery: Delivery) -> list[Envelope] | None:
+        """What a party answers, as often as its own store refuses; None if the host stops before.
+
+        Raises:
+            DecodeError, SignatureError, RemoteProtocolError: The message is not worth handling.
+        """
+        while True:
+            try:
+                return await self._in_turn(partial(self._receive, party, delivery))
+            except TransportError as error:
+                self.counters["retries"] += 1
+                receiver = str(delivery.receiver)
+                self._events.failure("host.retry", error, run=delivery.run, receiver=receiver)
+                if await self._stops_within(self._pauses[0]):
+                    return None
 
     def _receive(self, party: Served, delivery: Delivery) -> list[Envelope]:
         """Lets the party handle a message, if it comes from who signed it.
