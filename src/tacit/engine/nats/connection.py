@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from tacit.engine.nats.subjects import inbox_prefix
 from tacit.errors import TransportError
 from tacit.types import PartyName
 
-__all__ = ["OnState", "connect"]
+__all__ = ["OnState", "connect", "disconnect"]
 
 OnState = Callable[[str, str], None]
 """Called with ``connected``, ``disconnected`` or ``error``, and what is known about it."""
@@ -136,8 +137,14 @@ async def connect(
         refusal.cancel()
         connecting.cancel()
     await asyncio.gather(connecting, return_exceptions=True)
-    await client.close()
+    await disconnect(client)
     raise _failure(network, name, last, refused=refused.is_set())
+
+
+async def disconnect(client: Client) -> None:
+    """Ends a connection for good, also one that is lost."""
+    with contextlib.suppress(Error, OSError):
+        await client.close()
 
 
 def _failure(network: Network, name: PartyName, last: str, *, refused: bool) -> TransportError:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -47,12 +47,14 @@ __all__ = ["Courier", "Delivery", "attempt_of", "fresh_attempt"]
 IN_FLIGHT = 32
 SEALED_AHEAD = 8
 """Frames that are encrypted in one go, away from the loop."""
-ACK_TIMEOUT_S = 5.0
+ACK_TIMEOUT_S = 60.0
+"""For a window of frames on a slow line; after a lost connection nobody waits that long."""
+LOST = "the connection was lost"
 RETRY_S = 0.5
 MAX_RETRY_S = 10.0
 PROGRESS_S = 5.0
 """How often the server is told that an envelope is still being handled."""
-WAIT_S = 1.0
+WAIT_S = 0.5
 BUSY_S = 10.0
 MAX_OUTSTANDING = 256
 MAX_HANDLED = 4_096
@@ -171,6 +173,7 @@ class Courier:
         self._outstanding: dict[bytes, Delivery] = {}
         self._handled: OrderedDict[bytes, None] = OrderedDict()
         self._room = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -283,10 +286,7 @@ class Courier:
         headers, pause = frame.head.headers(), RETRY_S
         while True:
             try:
-                reply = await self._client.request(
-                    subject, frame.data, timeout=ACK_TIMEOUT_S, headers=headers
-                )
-                answer = json.loads(reply.data)
+                answer = json.loads(await self._request(subject, frame.data, headers))
                 if "error" not in answer:
                     self.counters["frames_sent"] += 1
                     self.counters["frames_repeated"] += bool(answer.get("duplicate"))
@@ -300,10 +300,27 @@ class Courier:
                 ) from error
             except (Error, OSError, TimeoutError, ValueError) as error:
                 why = str(error) or type(error).__name__
+            if why == LOST:
+                continue
             self.counters["publish_retries"] += 1
             self._events.warning("courier.retry", subject=subject, why=why)
             await asyncio.sleep(pause)
             pause = min(2 * pause, MAX_RETRY_S)
+
+    async def _request(self, subject: str, data: bytes, headers: dict[str, str]) -> bytes:
+        """The server's answer; ``LOST`` as an error when the connection was made again meanwhile."""
+        lost = self._lost
+        asking = asyncio.ensure_future(
+            self._client.request(subject, data, timeout=ACK_TIMEOUT_S, headers=headers)
+        )
+        try:
+            both: set[asyncio.Future[Any]] = {asking, lost}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise OSError(LOST)
+            return bytes(asking.result().data)
+        finally:
+            asking.cancel()
 
     # --- receiving ---------------------------------------------------------------------------
 
@@ -340,9 +357,13 @@ class Courier:
             if self._client.stats["reconnects"] != connections:
                 connections = self._client.stats["reconnects"]
                 self._pull.lost()
+                self._lost.set_result(None)
+                self._lost = asyncio.get_running_loop().create_future()
             if len(self._outstanding) >= MAX_OUTSTANDING:
                 self._room.clear()
-                await self._room.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(WAIT_S):
+                        await self._room.wait()
                 continue
             try:
                 batch = await self._pull.batch(WAIT_S)
