@@ -60,6 +60,27 @@ def _tls(network: Network) -> ssl.SSLContext | None:
     return context
 
 
+class _Watch:
+    """What the client tells of its connection."""
+
+    def __init__(self, on_state: OnState) -> None:
+        self.refused = asyncio.Event()
+        self.last = ""
+        self._on_state = on_state
+
+    async def error(self, error: Exception) -> None:
+        self.last = str(error) or type(error).__name__
+        if "authorization violation" in self.last.lower():
+            self.refused.set()
+        self._on_state("error", self.last)
+
+    async def lost(self) -> None:
+        self._on_state("disconnected", self.last)
+
+    async def connected(self) -> None:
+        self._on_state("connected", "")
+
+
 async def connect(
     network: Network,
     name: PartyName,
@@ -85,24 +106,7 @@ async def connect(
     Guarantee: a server that cannot show a certificate of the pinned authority gets neither the login
         nor a message. Checked by tests/unit/test_nats_connection.py::test_tls_is_not_given_up.
     """
-    context = _tls(network)
-    client = _Client()
-    refused = asyncio.Event()
-    last = ""
-
-    async def on_error(error: Exception) -> None:
-        nonlocal last
-        last = str(error) or type(error).__name__
-        if "authorization violation" in last.lower():
-            refused.set()
-        on_state("error", last)
-
-    async def on_lost() -> None:
-        on_state("disconnected", last)
-
-    async def on_back() -> None:
-        on_state("connected", str(client.connected_url.netloc if client.connected_url else ""))
-
+    context, watch, client = _tls(network), _Watch(on_state), _Client()
     options: dict[str, Any] = {} if context is None else {"tls": context}
     connecting = asyncio.create_task(
         client.connect(
@@ -110,9 +114,9 @@ async def connect(
             name=name,
             nkeys_seed_str=credentials.nkey_seed.decode(),
             inbox_prefix=inbox_prefix(name),
-            error_cb=on_error,
-            disconnected_cb=on_lost,
-            reconnected_cb=on_back,
+            error_cb=watch.error,
+            disconnected_cb=watch.lost,
+            reconnected_cb=watch.connected,
             max_reconnect_attempts=-1,
             reconnect_time_wait=RECONNECT_WAIT_S,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -122,23 +126,23 @@ async def connect(
             **options,
         )
     )
-    refusal = asyncio.create_task(refused.wait())
+    refusal = asyncio.create_task(watch.refused.wait())
     try:
         await asyncio.wait(
             {connecting, refusal}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
         if connecting.done():
             await connecting
-            await on_back()
+            await watch.connected()
             return client
     except (OSError, Error) as error:
-        last = str(error) or type(error).__name__
+        watch.last = str(error) or type(error).__name__
     finally:
         refusal.cancel()
         connecting.cancel()
     await asyncio.gather(connecting, return_exceptions=True)
     await disconnect(client)
-    raise _failure(network, name, last, refused=refused.is_set())
+    raise _failure(network, name, watch.last, refused=watch.refused.is_set())
 
 
 async def disconnect(client: Client) -> None:
