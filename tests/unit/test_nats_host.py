@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tacit.engine.clock import wall_clock
-from tacit.engine.nats.connection import connect
+from tacit.engine.nats.connection import connect, disconnect
 from tacit.engine.nats.courier import Courier
 from tacit.engine.nats.host import Host
 from tacit.engine.nats.network import slug
@@ -77,7 +77,7 @@ class Hosts:
             await host.stop()
         await asyncio.gather(*self.tasks)
         for client in self.clients.values():
-            await client.close()
+            await disconnect(client)
 
 
 @pytest.fixture
@@ -261,3 +261,67 @@ def test_time_ends_a_phase(tmp_path, place, folder):
 
     assert asyncio.run(run()) == "run.no-answer"
     assert log_head(small.leader.ports.log).size > 0
+
+
+def test_a_host_stops_although_the_server_is_gone(tmp_path, folder):
+    """What could not be sent is said, and nobody waits for the server."""
+    small = SmallFederation(folder)
+
+    async def run(server, place):
+        async with Hosts(tmp_path / "spool", place, small) as hosts:
+            server.stop(kill=True)
+            sending = asyncio.create_task(hosts.hosts[LEADER].submit(small.start()))
+            await hosts.until(lambda: not hosts.clients[LEADER].is_connected)
+            await hosts.hosts[LEADER].stop()
+            with pytest.raises(TransportError) as caught:
+                await sending
+            return caught.value.code
+
+    with running_server(tmp_path / "server", [LEADER, *SITES], leader=LEADER) as (server, place):
+        assert asyncio.run(run(server, place)) == "host.stopped"
+
+
+def test_what_is_not_begun_when_a_host_stops_comes_again(tmp_path, place, folder):
+    small = SmallFederation(folder)
+    handled = []
+
+    class Slow:
+        address = Address(NORTH, "client")
+
+        def __init__(self, hold):
+            self.hold = hold
+
+        def receive(self, envelope, now):
+            handled.append(envelope.message)
+            if self.hold is not None:
+                entered.set()
+                assert self.hold.wait(DEADLINE_S)
+            return []
+
+    entered, hold = threading.Event(), threading.Event()
+
+    async def run():
+        async with Hosts(tmp_path / "spool", place, small) as hosts:
+            hosts.hosts[NORTH].add(Slow(hold), small.terms.run_id)
+            (offer, *_) = [e for e in small.start() if e.receiver == Address(NORTH, "client")]
+            again = [
+                small.leader.send(small.terms, offer.receiver, small.offer, round_number=number)
+                for number in (1, 2)
+            ]
+            for one in again:
+                await hosts.couriers[LEADER].send(one, small.terms.run_id)
+            assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+            await hosts.until(lambda: hosts.couriers[NORTH].counters["parcels_received"] == 2)
+            stopping = asyncio.create_task(hosts.hosts[NORTH].stop())
+            await hosts.until(hosts.hosts[NORTH]._stopping.is_set)
+            hold.set()
+            await stopping
+            await hosts.until(lambda: hosts.hosts[NORTH].counters["handled"] == 1)
+            assert handled == [again[0].message]
+            await hosts.clients[NORTH].flush()  # The acknowledgement is there, too.
+            client = hosts.clients[LEADER]
+            stream = f"T-{slug(place.network.federation)}"
+            info = await client.jetstream().stream_info(stream)
+            return info.state.messages
+
+    assert asyncio.run(run()) == 1

@@ -381,6 +381,8 @@ class Courier:
             await asyncio.sleep(PROGRESS_S)
             for delivery in list(self._outstanding.values()):
                 await delivery.progress()
+            for message in self._pull.waiting:
+                await self.reply(message, b"+WPI")
             if loop.time() - swept > SWEEP_S:
                 swept = loop.time()
                 for entry in await self._in_thread(self._spool.sweep):

@@ -181,13 +181,19 @@ class Host:
             work: Called in a thread while nobody else works; returns envelopes.
 
         Raises:
+            TransportError: ``host.stopped``: the host was stopped before everything was sent.
             Exception: What ``work`` raises.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def step() -> None:
             try:
-                await self._publish(await self._in_turn(work), None)
+                if not await self._published(await self._in_turn(work), None):
+                    raise TransportError(
+                        "host.stopped",
+                        "the process ends before everything was sent",
+                        remedy="what the run needs is sent again after the next start",
+                    )
             except Exception as error:  # noqa: BLE001 (handed on to the caller)
                 if not done.cancelled():
                     done.set_exception(error)
@@ -274,7 +280,9 @@ class Host:
         try:
             answers = await self._answers(self._parties[key], delivery)
             self._look_for_error(key, run)
-            over = answers is not None and await self._published(answers, delivery)
+            over = answers is not None and await self._published(
+                answers, attempt_of(delivery.sequence)
+            )
         except Exception as error:  # noqa: BLE001 (whatever it is, it costs one message)
             await self._poison(delivery, error)
             return
@@ -337,11 +345,11 @@ class Host:
 
     # --- answers -----------------------------------------------------------------------------
 
-    async def _published(self, answers: list[Envelope], delivery: Delivery) -> bool:
-        """Publishes answers as long as it takes; false if the host stops before."""
-        if not answers:
+    async def _published(self, envelopes: list[Envelope], attempt: bytes | None) -> bool:
+        """Publishes envelopes as long as it takes; false if the host stops before."""
+        if not envelopes:
             return True
-        sending = asyncio.create_task(self._publish(answers, attempt_of(delivery.sequence)))
+        sending = asyncio.create_task(self._publish(envelopes, attempt))
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -392,8 +400,7 @@ class Host:
     async def _tick_one(self, key: Key, party: Ticking) -> None:
         try:
             made = await self._in_turn(lambda: party.tick(self._clock()))
-            if made:
-                await self._publish(made, None)
+            if made and await self._published(made, None):
                 self._handled(*key)
         finally:
             self._ticks.discard(key)

@@ -61,6 +61,11 @@ class Pull:
         self._arrived.clear()
         return left
 
+    @property
+    def waiting(self) -> list[Msg]:
+        """What has come and was not taken yet."""
+        return list(self._arrived)
+
     def lost(self) -> None:
         """To be called after a reconnection: what was asked for will not come."""
         self._requests.clear()
