@@ -6,7 +6,9 @@ coordinator has handled something: a closed run is sealed, and once that is clos
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,7 @@ import rfc8785
 from tacit.attack.entry import STATEMENT, latest_entry
 from tacit.engine.local import Traffic
 from tacit.engine.witnesses import IndependentWitnesses
-from tacit.errors import ConfigError, RoundAborted
+from tacit.errors import ConfigError, LocalProtocolError, RoundAborted
 from tacit.evidence import layout
 from tacit.evidence.bundle import BundleWriter
 from tacit.evidence.dsse import Statement, sign_statement
@@ -336,13 +338,13 @@ class Lead:
 
         A site that handed over none, or did not settle, is absent: nothing is known of its budget.
         """
-        run, found = self.coordinator.terms.run_id, {}
+        found = {}
         for name in self.coordinator.terms.clients:
-            for raw in self.coordinator.transcript.matching(f"log-{name}"):
-                for line in raw.splitlines():
-                    event = json.loads(line)
-                    if (event.get("type"), event.get("run")) == ("run.settled", run):
-                        found[str(name)] = float(event["epsilon"])
+            with contextlib.suppress(LocalProtocolError):  # Its log never came.
+                events = self.coordinator.transcript.get(f"log-{name}")
+                epsilon = _settled(events, self.coordinator.terms.run_id)
+                if epsilon is not None:
+                    found[str(name)] = epsilon
         return found
 
     def _public_data(self) -> tuple[str, ...]:
@@ -430,3 +432,16 @@ class Lead:
         with coordinator.ports.store.transaction():
             coordinator.durable.put(STATEMENT, envelope)
         return envelope
+
+
+def _settled(events: bytes, run: str) -> float | None:
+    """Epsilon in the ``run.settled`` of a log that another party wrote; None if it tells none."""
+    for line in events.splitlines():
+        try:
+            event = json.loads(line)
+            if (event["type"], event["run"]) == ("run.settled", run):
+                epsilon = float(event["epsilon"])
+                return epsilon if math.isfinite(epsilon) and epsilon >= 0 else None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # Not an event of a run, or no event at all: the verifier says so.
+    return None
