@@ -159,22 +159,21 @@ class LedRun:
             self._log.info("run.recovered", run=self.run, seconds=self.state.recovered)
         elif self._round:
             self.state.took(seconds)
-        if number > 1:
-            self._observe(number - 1)
+        self._observe(number - 1)
         self._round = number
         self._tell()
         self.state.write()
 
     def _observe(self, number: int) -> None:
         """Metrics of the model after a round; that they cannot be computed does not end a run."""
-        if not number:
-            return
         try:
             metrics = self.lead.observe(number).metrics
         except TacitError as error:
             self._log.failure("metrics.failed", error, run=self.run, round=number)
             return
         self.state.metrics = metrics
+        if not number:
+            return  # The model that a run begins with.
         last = self.state.seconds[-1] if self.state.seconds else None
         self._log.info("round.over", run=self.run, round=number, seconds=last, metrics=metrics)
 

@@ -28,16 +28,17 @@ class LocalCarrier:
         base: The federation's folder.
         world: Entropy and sealing of the sites.
         clock: The time.
+        job: Folder of the job whose model and schema the sites know.
     """
 
-    def __init__(self, base: Path, world: World, clock: FixedClock) -> None:
+    def __init__(self, base: Path, world: World, clock: FixedClock, job: Path) -> None:
         self.queue: deque[tuple[str, Envelope]] = deque()
         self.runs: dict[str, LedRun] = {}
         self.detached: list[str] = []
         self._lock = threading.RLock()
         self._clock = clock
         roster = Roster.load(base / "federation.toml")
-        files = JobFiles.open(JobSpec.load(base / "job.toml"), base)
+        files = JobFiles.open(JobSpec.load(job / "job.toml"), job)
         self._parties: dict[Address, Site | Helper] = {}
         for path in sorted((base / "sites").iterdir()):
             for party in SiteFolder.load(path).parties(roster, files.load, world):
