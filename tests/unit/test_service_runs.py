@@ -73,7 +73,7 @@ def base(tmp_path: Path) -> Path:
 def verified(state: RunState) -> str:
     folder = Path(state.folder)
     report = verify_bundle(folder / "bundle.zip", Trust.load(folder / "trust.json"))
-    assert report.exit_code == 0, [claim.reason for claim in report.claims]
+    assert report.exit_code == 0, [c for c in report.claims if c.status.value != "PASS"]
     return report.status
 
 
@@ -212,7 +212,12 @@ def test_a_run_is_cancelled_in_order(base: Path) -> None:
         assert state.failure["code"] == "run.interrupted"
         with pytest.raises(ConfigError, match="is over"):
             process.runs.cancel(state.run)
-    assert verified(first) == "partial"
+    folder = Path(first.folder)
+    report = verify_bundle(folder / "bundle.zip", Trust.load(folder / "trust.json"))
+    assert report.status == "partial"
+    # A site may have been asked to end before it had added up an earlier round again.
+    unproven = {claim.id for claim in report.claims if claim.status.value != "PASS"}
+    assert unproven <= {"model-chain"}
 
 
 def test_later_edits_do_not_reach_a_run_that_goes_on(base: Path) -> None:

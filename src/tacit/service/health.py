@@ -42,6 +42,7 @@ class Health:
         self._lock = threading.Lock()
         self._checks: dict[str, Check] = {}
         self._gauges: dict[str, Callable[[], float]] = {}
+        self._groups: dict[str, Callable[[], Mapping[str, float]]] = {}
         self._counters: Counter[str] = Counter()
         self._began = self._beat = clock()
 
@@ -58,6 +59,11 @@ class Health:
         """Adds a number that is asked for when somebody looks."""
         with self._lock:
             self._gauges[name] = value
+
+    def gauges(self, prefix: str, values: Callable[[], Mapping[str, float]]) -> None:
+        """Adds numbers whose names are known only when somebody looks."""
+        with self._lock:
+            self._groups[prefix] = values
 
     def count(self, name: str, by: int = 1) -> None:
         """Adds to a counter."""
@@ -81,10 +87,16 @@ class Health:
         """All counters and gauges."""
         with self._lock:
             counters, gauges = dict(self._counters), dict(self._gauges)
+            groups = dict(self._groups)
         return {
             "uptime_seconds": round(self._clock() - self._began, 3),
             **counters,
             **{name: value() for name, value in gauges.items()},
+            **{
+                f"{prefix}_{name}": value
+                for prefix, values in groups.items()
+                for name, value in values().items()
+            },
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from tacit.errors import ConfigError, RoundAborted, TacitError
 from tacit.files import read_limited, write_atomic
 
-__all__ = ["ENDED", "STATE_FILE", "RunState", "Status"]
+__all__ = ["ENDED", "STATE_FILE", "RunState", "Status", "failure_of"]
 
 Status = Literal["waiting", "running", "complete", "partial", "failed"]
 ENDED: tuple[Status, ...] = ("complete", "partial", "failed")
@@ -79,11 +80,7 @@ class RunState:
     @property
     def error(self) -> RoundAborted | None:
         """Why the run is not complete, as an error."""
-        if self.failure is None:
-            return None
-        code, message = str(self.failure["code"]), str(self.failure["message"])
-        remedy = str(self.failure.get("remedy", ""))
-        return RoundAborted(code, message, retryable=False, remedy=remedy)
+        return failure_of(self.record())
 
     def write(self) -> None:
         """Writes ``state.json``.
@@ -112,3 +109,13 @@ class RunState:
                 remedy="restore the file from a backup, or move the folder away",
                 file=str(folder / STATE_FILE),
             ) from error
+
+
+def failure_of(record: Mapping[str, Any]) -> RoundAborted | None:
+    """Why a run is not complete, as an error, from what ``RunState.record`` returned."""
+    failure = record["failure"]
+    if failure is None:
+        return None
+    code, message = str(failure["code"]), str(failure["message"])
+    remedy = str(failure.get("remedy", ""))
+    return RoundAborted(code, message, retryable=False, remedy=remedy)
