@@ -32,6 +32,7 @@ from tacit.policy.contract import Contract
 from tacit.policy.request import CONTEXT_KINDS, Request
 from tacit.policy.rules import BUILT_IN_RULES
 from tacit.policy.transform import FEATURE_METHODS, KEYED_METHODS, METHODS
+from tacit.service.config import ServiceFile
 from tacit.trust.roster import RosterFile
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -413,6 +414,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "federation": lambda: configuration(RosterFile),
     "witnesses": lambda: configuration(WitnessesFile),
+    "service": lambda: configuration(ServiceFile),
     "commands": commands,
     "attributes": attributes,
     "built-in": built_in,
