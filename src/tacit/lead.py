@@ -146,7 +146,8 @@ class Lead:
         outcome: What was written; None until the run is over.
 
     Guarantee: Driven message by message or by the local engine, a run ends with the same model and the
-    same outcome (tests/unit/test_lead.py::test_a_lead_needs_no_site_folder).
+    same outcome
+    (tests/unit/test_service_runs.py::test_the_model_is_that_of_the_local_engine).
     """
 
     folder: Path
