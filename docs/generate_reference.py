@@ -33,6 +33,7 @@ from tacit.policy.contract import Contract
 from tacit.policy.request import CONTEXT_KINDS, Request
 from tacit.policy.rules import BUILT_IN_RULES
 from tacit.policy.transform import FEATURE_METHODS, KEYED_METHODS, METHODS
+from tacit.service.config import ServiceFile
 from tacit.trust.roster import RosterFile
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -415,6 +416,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "federation": lambda: configuration(RosterFile),
     "network": lambda: configuration(NetworkFile),
     "witnesses": lambda: configuration(WitnessesFile),
+    "service": lambda: configuration(ServiceFile),
     "commands": commands,
     "attributes": attributes,
     "built-in": built_in,

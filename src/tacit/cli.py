@@ -13,6 +13,7 @@ from tacit import __version__
 from tacit.cli_attack import add_attack
 from tacit.cli_contract import add_contract
 from tacit.cli_federation import add_federation
+from tacit.cli_service import add_service
 from tacit.errors import ConfigError, TacitError
 
 __all__ = ["main"]
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prior.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file to write")
 
+    add_service(commands, _command)
     add_attack(commands, _command)
     audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
@@ -400,8 +402,8 @@ def _budget_history(options: argparse.Namespace) -> int:
 
 def _budget_plan(options: argparse.Namespace) -> int:
     from tacit.api import default_sites  # noqa: PLC0415
+    from tacit.lead import Progress  # noqa: PLC0415
     from tacit.planning import draw_plan, plan_budget, show_plan  # noqa: PLC0415
-    from tacit.session import Progress  # noqa: PLC0415
     from tacit.show import progress  # noqa: PLC0415
 
     job = _job(options.job)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tacit.engine.local import Traffic
-from tacit.errors import TacitError
+from tacit.errors import ConfigError, RoundAborted, TacitError
+from tacit.files import read_limited
 from tacit.privacy.statement import PrivacyStatement
 
 __all__ = ["Outcome"]
+
+RESULT_LIMIT = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -44,6 +50,50 @@ class Outcome:
     failure: TacitError | None = None
     own_models: dict[str, Path] = field(default_factory=dict)
     unwitnessed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Outcome:
+        """Reads what ``record`` wrote as ``result.json``.
+
+        Raises:
+            ConfigError: There is none, or it is none.
+        """
+        path = folder / "result.json"
+        try:
+            record = json.loads(read_limited(path, RESULT_LIMIT))
+            return cls._of(record, folder)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                "run.result",
+                f"{path} is not the result of a run",
+                remedy="pass the folder of a run that has ended",
+                file=str(path),
+            ) from error
+
+    @classmethod
+    def _of(cls, record: dict[str, Any], folder: Path) -> Outcome:
+        failure = record["failure"]
+        error = None
+        if failure is not None:
+            told = (str(failure["code"]), str(failure["message"]))
+            error = RoundAborted(*told, retryable=False, remedy=str(failure["remedy"]))
+        return cls(
+            run_id=str(record["run"]),
+            folder=folder,
+            complete=record["status"] == "complete",
+            rounds=int(record["rounds"]),
+            privacy=PrivacyStatement.from_record(record["privacy"]),
+            metrics=_numbers(record["metrics"]),
+            history=[
+                (int(at["round"]), _numbers({k: v for k, v in at.items() if k != "round"}))
+                for at in record["history"]
+            ],
+            spent=_numbers(record["spent"]),
+            traffic=Traffic(Counter(record["bytes_sent"]), Counter(record["bytes_received"])),
+            failure=error,
+            own_models={site: Path(path) for site, path in record["own_models"].items()},
+            unwitnessed=dict(record["unwitnessed"]),
+        )
 
     @property
     def private(self) -> bool:
@@ -97,3 +147,7 @@ class Outcome:
             "own_models": {site: str(path) for site, path in self.own_models.items()},
             "failure": self.failure.diagnostics() if self.failure is not None else None,
         }
+
+
+def _numbers(texts: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(text) for name, text in texts.items()}

@@ -159,7 +159,7 @@ def plan_budget(
         )
     clients = tuple(sorted(opened.sites))
     helpers = len(choose_helpers(job, clients))
-    trained, tested = _halves(opened.evaluation)
+    trained, tested = _halves(opened.lead.files.evaluation)
     grid = [
         (asked * e, max(1, round(job.rounds * t)))
         for e in EPSILON_FACTORS
@@ -170,7 +170,9 @@ def plan_budget(
     for done, (target, rounds) in enumerate(grid):
         on_progress(done, len(grid))
         tried = _with(job, target, rounds)
-        workload = Workload.build(tried, opened.workload.model, len(opened.schema.classes))
+        workload = Workload.build(
+            tried, opened.lead.files.workload.model, len(opened.lead.files.schema.classes)
+        )
         try:
             length = workload.length
             plan = plan_for(tried, clients=len(clients), helpers=helpers, length=length)

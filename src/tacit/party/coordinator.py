@@ -19,6 +19,7 @@ from tacit.errors import (
     TransportError,
 )
 from tacit.learn.server import ServerState
+from tacit.party import failures
 from tacit.party.base import Party, Ports
 from tacit.party.chain import ModelChain
 from tacit.party.circulation import Circulation
@@ -136,12 +137,7 @@ class Coordinator(Party):
         raw = self.transcript.matching("accept-")
         self._accepts = {m.sender.party: m for m in map(self.open, raw)}
         if set(self._accepts) != set(self.terms.clients):
-            self.failure = RoundAborted(
-                "run.not-begun",
-                f"run {run} was stopped before every site had accepted it",
-                retryable=False,
-                remedy="start a new run; nothing had left a site, and nothing was charged",
-            )
+            self.failure = failures.not_begun(run)
             return self._finish(False, now)  # So that sites release what they reserved.
         return self._abort_round("leader-restarted", self.durable.number("round"), now)
 
@@ -180,18 +176,29 @@ class Coordinator(Party):
         """Ends the run early, on the operator's wish; sites settle their budgets."""
         if self.phase in ENDED:
             return []
-        self.failure = RoundAborted(
-            "run.interrupted",
-            "the run was interrupted",
-            retryable=False,
-            remedy="the partial bundle shows what was done; start a new run",
-        )
+        self.failure = failures.interrupted()
         return self._finish(False, now)
 
     @property
     def model(self) -> ServerState | None:
         """The server state after the last closed round."""
         return self.chain.current
+
+    @property
+    def awaited(self) -> tuple[PartyName, ...]:
+        """Without whom the phase lasts until its deadline, by name."""
+        clients, names = set(self.terms.clients), set[PartyName]()
+        match self.phase:
+            case "offered":
+                late = self._helpers.awaited(self.durable.number("round") + 1)
+                names = clients - set(self._accepts) | set(late)
+            case "collecting":
+                names = clients - set(self._round.uploads) - self._round.dropped
+            case "unmasking":
+                names = set(self._round.present) - set(self._round.answers)
+            case "recording" | "sealing":
+                names = self._ending.awaited(sealing=self.phase == "sealing")
+        return tuple(sorted(names))
 
     # --- dispatch ----------------------------------------------------------------------------
 
@@ -248,14 +255,7 @@ class Coordinator(Party):
         # Too many lost their keys of an earlier round: all go on with one that they have.
         self._failed_rounds += later - wanted
         if self._failed_rounds >= MAX_FAILED_ROUNDS:
-            self.failure = RoundAborted(
-                "round.helper-restarted",
-                f"helper {message.sender.party} holds no key of round {wanted}, and too few others do",
-                retryable=True,
-                remedy="keep helpers running during a run, or allow for absent ones with "
-                "aggregation.min_helpers; then start a new run",
-                party=message.sender.party,
-            )
+            self.failure = failures.helper_restarted(message.sender.party, wanted)
             return self._finish(False, now)
         return self._abort_round("helper-restarted", later - 1, now)
 
@@ -482,12 +482,7 @@ class Coordinator(Party):
             return self._maybe_begin(now)
         here = {key.sender.party for key in self._helpers.ready(number)}
         absent = [name for name in self.terms.helpers if name not in here]
-        self.failure = RoundAborted(
-            "run.no-answer",
-            f"no answer in time from {', '.join([*missing, *absent])}",
-            retryable=True,
-            remedy="check that the party is running, then start again",
-        )
+        self.failure = failures.no_answer([*missing, *absent])
         return self._finish(False, now)
 
     def _blame(self, error: TacitError, now: Milliseconds) -> list[Envelope]:
@@ -502,12 +497,7 @@ class Coordinator(Party):
         self._failed_rounds += 1
         if self.phase in ("offered", "recording") or self._failed_rounds >= MAX_FAILED_ROUNDS:
             if self.failure is None:
-                self.failure = RoundAborted(
-                    f"round.{code}",
-                    f"{self._failed_rounds} rounds in a row failed, the last one with '{code}'",
-                    retryable=True,
-                    remedy="check the sites and helpers, then start a new run",
-                )
+                self.failure = failures.rounds_failed(self._failed_rounds, code)
             return self._finish(False, now)
         return self._abort_round(code, self._round.number, now)
 
@@ -534,12 +524,7 @@ class Coordinator(Party):
     def _finish(self, complete: bool, now: Milliseconds) -> list[Envelope]:
         complete = complete and bool(self.chain.applied)
         if not complete and self.failure is None:
-            self.failure = RoundAborted(
-                "run.no-result",
-                "no round of the run gave a result",
-                retryable=True,
-                remedy="check the sites and helpers, then start a new run",
-            )
+            self.failure = failures.no_result()
         self.phase = "recording"
         self._wait(now)
         return self._ending.finish(complete=complete)

@@ -64,6 +64,10 @@ class Ending:
         chosen = sorted(self._signatures)[:MAX_OTHERS]
         return tuple(self._signatures[name] for name in chosen)
 
+    def awaited(self, *, sealing: bool) -> set[PartyName]:
+        """Whose record, or whose signature of the manifest, is still to come."""
+        return set(self._others) - set(self._signatures if sealing else self._heads)
+
     def finish(self, *, complete: bool) -> list[Envelope]:
         """Tells everybody that the run ends, and remembers how."""
         model = self._chain.current

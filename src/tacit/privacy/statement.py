@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 from tacit.privacy import sampling
 from tacit.privacy.events import Adjacency, Observer, SamplingKind, Unit
@@ -112,6 +113,26 @@ class PrivacyStatement:
             "rounds": self.rounds,
             "clip_norm": repr(self.clip_norm),
         }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> PrivacyStatement:
+        """Reads what ``to_record`` returned, for people; evidence is read by the verifier.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: It is something else.
+        """
+        texts = ("unit", "adjacency", "against", "sampling", "dropouts", "accountant")
+        return cls(
+            **{name: str(record[name]) for name in (*texts, "accountant_version")},
+            epsilon=float(record["epsilon"]),
+            delta=float(record["delta"]),
+            coalitions=tuple(map(float, record["coalitions"])),
+            observers=tuple((name, float(value)) for name, value in record["observers"].items()),
+            tuning=record["tuning"],
+            public_data=tuple(map(str, record["public_data"])),
+            rounds=int(record["rounds"]),
+            clip_norm=float(record["clip_norm"]),
+        )
 
     def lines(self) -> tuple[str, ...]:
         """Plain sentences for people; an epsilon is rounded up."""
