@@ -11,6 +11,7 @@ from typing import Any
 from tacit.engine.folder import World, party_ports
 from tacit.errors import ConfigError, LocalProtocolError, TacitError
 from tacit.evidence.records import read_log
+from tacit.lead import RunPlace
 from tacit.ledger.log import log_origin
 from tacit.ledger.note import open_checkpoint
 from tacit.ledger.record import LogRecord
@@ -19,7 +20,6 @@ from tacit.party.context import helper_keys, upload_context
 from tacit.party.kept import KeptRounds, Verdict, add_up
 from tacit.party.terms import Terms
 from tacit.party.transcript import Transcript
-from tacit.session import RunPlace
 from tacit.show import console, plain, table
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Address, Received
@@ -79,7 +79,7 @@ def audit_run(folder: Path, *, forget: bool = False) -> Audit:
     """
     place = RunPlace.read(folder)
     roster, leader = place.roster()
-    ports = party_ports(place.base / "coordinator", leader, roster, World.real())
+    ports = party_ports(place.coordinator, leader, roster, World.real())
     terms = Terms.of(place.offer(ports, roster), roster)
     party = Party(Address(leader, "leader"), roster, ports)
     kept = KeptRounds(party, terms)

@@ -398,8 +398,8 @@ def _budget_history(options: argparse.Namespace) -> int:
 
 def _budget_plan(options: argparse.Namespace) -> int:
     from tacit.api import default_sites  # noqa: PLC0415
+    from tacit.lead import Progress  # noqa: PLC0415
     from tacit.planning import draw_plan, plan_budget, show_plan  # noqa: PLC0415
-    from tacit.session import Progress  # noqa: PLC0415
     from tacit.show import progress  # noqa: PLC0415
 
     job = _job(options.job)

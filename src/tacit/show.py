@@ -17,8 +17,8 @@ from rich.text import Text
 
 from tacit.errors import TacitError
 from tacit.evidence.report import Report, Status
+from tacit.lead import Progress
 from tacit.outcome import Outcome
-from tacit.session import Progress
 
 __all__ = [
     "coalition_table",

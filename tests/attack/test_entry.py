@@ -70,7 +70,7 @@ def begun(tmp_path):
 
 def test_the_statement_is_signed_and_verifies(begun):
     session, job, code = begun
-    write(session.base, "one", report(job, code))
+    write(session.lead.base, "one", report(job, code))
     outcome = session.execute()
     members = unpack(outcome.bundle.read_bytes())
     found = open_envelope(members[statement("attack-report")]).statement("attack-report").predicate
@@ -86,8 +86,8 @@ def test_the_statement_is_signed_and_verifies(begun):
 def test_a_lower_bound_survives_in_the_statement(begun):
     session, job, code = begun
     text = json.dumps(report(job, code)).replace('"high": 0.03', '"high": "inf"')
-    write(session.base, "one", text)
-    cell = latest_entry(session.base, job, code)["cells"]["membership"]["tacit"]
+    write(session.lead.base, "one", text)
+    cell = latest_entry(session.lead.base, job, code)["cells"]["membership"]["tacit"]
     assert (cell["low"], cell["high"]) == ("0.01", "inf")
 
 
@@ -99,27 +99,27 @@ def test_without_a_report_there_is_no_statement(begun):
 def test_the_newest_report_of_this_job_and_code_counts(begun):
     session, job, code = begun
     other = Digest(bytes(32))
-    write(session.base, "old", report(job, code, seed=7), at=1)
-    write(session.base, "wanted", report(job, code), at=2)
-    write(session.base, "another-job", report(other, code), at=3)
-    write(session.base, "other-code", report(job, other), at=4)
-    write(session.base, "later-format", report(job, code, format=2), at=5)
-    write(session.base, "damaged", "{", at=6)
-    write(session.base, "of-a-site", report(job, code, site="north"), at=8)
-    write(session.base, "a-part", report(job, code, whole=False), at=9)
-    write(session.base, "a-glance", report(job, code, profile="demo"), at=10)
-    write(session.base, "list", "[]", at=7)
-    found = latest_entry(session.base, job, code)
+    write(session.lead.base, "old", report(job, code, seed=7), at=1)
+    write(session.lead.base, "wanted", report(job, code), at=2)
+    write(session.lead.base, "another-job", report(other, code), at=3)
+    write(session.lead.base, "other-code", report(job, other), at=4)
+    write(session.lead.base, "later-format", report(job, code, format=2), at=5)
+    write(session.lead.base, "damaged", "{", at=6)
+    write(session.lead.base, "of-a-site", report(job, code, site="north"), at=8)
+    write(session.lead.base, "a-part", report(job, code, whole=False), at=9)
+    write(session.lead.base, "a-glance", report(job, code, profile="demo"), at=10)
+    write(session.lead.base, "list", "[]", at=7)
+    found = latest_entry(session.lead.base, job, code)
     assert (found["profile"], found["seed"]) == ("quick", "0")
-    assert latest_entry(session.base, other, other) is None
+    assert latest_entry(session.lead.base, other, other) is None
 
 
 def test_a_report_that_comes_later_changes_no_manifest(begun):
     """What parties were asked to sign stays what it was, if the leader is asked again."""
     session, job, code = begun
     session.execute()
-    write(session.base, "late", report(job, code))
-    assert statement("attack-report") not in session._evidence().members
+    write(session.lead.base, "late", report(job, code))
+    assert statement("attack-report") not in session.lead.evidence().members
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_a_report_that_comes_later_changes_no_manifest(begun):
 )
 def test_whatever_is_wrong_with_a_report_no_run_fails_because_of_it(begun, changes):
     session, job, code = begun
-    write(session.base, "odd", report(job, code, **changes))
-    (session.base / FOLDER / "gone").mkdir()
-    (session.base / FOLDER / "gone" / "report.json").symlink_to("nowhere")
-    (session.base / FOLDER / "folder" / "report.json").mkdir(parents=True)
+    write(session.lead.base, "odd", report(job, code, **changes))
+    (session.lead.base / FOLDER / "gone").mkdir()
+    (session.lead.base / FOLDER / "gone" / "report.json").symlink_to("nowhere")
+    (session.lead.base / FOLDER / "folder" / "report.json").mkdir(parents=True)
     outcome = session.execute()
     assert statement("attack-report") not in unpack(outcome.bundle.read_bytes())

@@ -105,14 +105,14 @@ def test_a_run_killed_while_it_is_sealed_is_sealed_all_the_same(
     federation: Path, witness: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What parties have signed is not witnessed anew: they would not sign another manifest."""
-    sign = Session._signed
+    sign = Session._seal
 
     def killed(*arguments: object, **options: object) -> None:
         sign(*arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(Session, "_signed", killed)
+        dying.setattr(Session, "_seal", killed)
         with pytest.raises(KeyboardInterrupt):
             run(federation)
     (folder,) = (federation / "runs").iterdir()

@@ -13,10 +13,10 @@ from tacit import show
 from tacit.engine.local import Traffic
 from tacit.errors import ConfigError
 from tacit.evidence.report import CLAIMS, Claim, Report, Status
+from tacit.lead import Progress
 from tacit.outcome import Outcome
 from tacit.privacy.calibration import make_plan
 from tacit.privacy.statement import make_statement
-from tacit.session import Progress
 
 HOSTILE = "[/x] [bold]\x1b[2J\x07"
 

@@ -141,7 +141,7 @@ def _train(
         session = prepared.session
         workload = session.coordinator.chain.workload
         data = pool([workload.prepare(holding.batch) for holding in held])
-        pooled = pooled_network(workload, data, session.evaluation, OsEntropy().draw(32))
+        pooled = pooled_network(workload, data, session.lead.evaluation, OsEntropy().draw(32))
         progress.update(0, 1.0, "pooled records")
         trained = train(prepared, lambda share: progress.update(1, share, "Tacit"))
     rows = [

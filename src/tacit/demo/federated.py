@@ -50,7 +50,7 @@ def holdings(federation: Path, contract: str) -> list[Holding]:
     paths = _sites(federation)
     opened = Federation.open(JobSpec.load(federation / "job.toml"), federation, paths)
     _, terms = opened.offer()
-    return [_holding(SiteFolder.load(path), contract, terms, opened.roster) for path in paths]
+    return [_holding(SiteFolder.load(path), contract, terms, opened.lead.roster) for path in paths]
 
 
 def _holding(folder: SiteFolder, contract: str, terms: Terms, roster: Roster) -> Holding:

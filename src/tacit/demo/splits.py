@@ -162,7 +162,7 @@ def _baselines(trained: Trained) -> dict[str, Score]:
             workload,
             coordinator.terms.plan,
             pool([workload.prepare(batch) for batch in batches]),
-            trained.session.evaluation,
+            trained.session.lead.evaluation,
             OsEntropy(),
         ),
     }

@@ -1,0 +1,1 @@
+"""Long-lived processes: coordinator, sites and helpers, and how a federation is put together."""
