@@ -14,7 +14,6 @@ import os
 import resource
 import select
 import socket
-import struct
 import sys
 import threading
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from tacit.engine.training.memory import map_records
 from tacit.engine.training.protocol import (
+    FLOAT,
     Channel,
     Complete,
     Draw,
@@ -54,7 +54,6 @@ __all__ = ["main"]
 SOURCE_LIMIT = 1024 * 1024
 ANY = 2**40
 """The child trusts the site's sizes."""
-FLOAT = struct.Struct("<d")
 
 
 class AskedEntropy:

@@ -7,7 +7,7 @@ import threading
 import weakref
 from pathlib import Path
 
-from tacit.engine.training.process import Child, Limits, Released
+from tacit.engine.training.process import PROGRAM, Child, Limits, Released
 from tacit.engine.training.workload import ChildWorkload, Task
 from tacit.errors import ConfigError, PolicyDenied
 from tacit.learn.code import ModelCode, read_code
@@ -26,6 +26,7 @@ class ChildCompute:
         code: The folder of approved files: model files and public priors.
         limits: What each child may use.
         released: Gives the host's lock back while a child is waited for.
+        module: What children run; tests have a bad one.
 
     Guarantee:
         A file whose digest is not that of the run is never executed, in no process. Checked by
@@ -37,10 +38,12 @@ class ChildCompute:
         code: Path,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         released: Released = contextlib.nullcontext,
+        module: str = PROGRAM,
     ) -> None:
         self._code = code
         self._limits = limits
         self._released = released
+        self._module = module
         self._children: weakref.WeakSet[Child] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
@@ -61,6 +64,12 @@ class ChildCompute:
         first = task.start(self._limits.memory, self._limits.niceness)
         return ChildWorkload(task, self._child, first)
 
+    @property
+    def children(self) -> tuple[Child, ...]:
+        """The processes that somebody still holds."""
+        with self._lock:
+            return tuple(self._children)
+
     def kill(self) -> None:
         """Ends all children and starts none any more; whoever waits for one is told. From any thread."""
         with self._lock:
@@ -70,7 +79,7 @@ class ChildCompute:
 
     def _child(self) -> Child:
         with self._lock:
-            child = Child(self._limits, self._released)
+            child = Child(self._limits, self._released, self._module)
             self._children.add(child)
             if self._closed:
                 child.kill()

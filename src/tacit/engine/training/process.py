@@ -22,10 +22,12 @@ from tacit.engine.training.protocol import Buffer, Channel, Draw, Drawn, Failed,
 from tacit.errors import ConfigError, DecodeError, RoundAborted
 from tacit.types import Entropy
 
-__all__ = ["Child", "Limits", "Released"]
+__all__ = ["PASSED_ON", "PROGRAM", "Child", "Limits", "Released"]
 
 Released = Callable[[], AbstractContextManager[None]]
 """Gives back the lock under which parties run, for as long as its block lasts."""
+
+PROGRAM = "tacit.engine.training.child"
 
 PASSED_ON = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"),
@@ -61,6 +63,7 @@ class Child:
     Args:
         limits: What it may use.
         released: Gives the host's lock back while the child is waited for.
+        module: What the process runs; tests have a bad one.
 
     Guarantee:
         The process gets none of the site's environment, open files, folders or keys: one socket is all
@@ -68,18 +71,18 @@ class Child:
         ``tests/unit/test_engine_training.py::test_the_child_has_nothing_of_the_site``.
     """
 
-    def __init__(self, limits: Limits, released: Released) -> None:
+    def __init__(self, limits: Limits, released: Released, module: str = PROGRAM) -> None:
         self._limits = limits
         self._released = released
         self._folder = tempfile.mkdtemp(prefix="tacit-training-")
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-B", "-m", "tacit.engine.training.child"],
+            self._process = subprocess.Popen(  # noqa: S603 - this Python, a module of ours
+                [sys.executable, "-s", "-P", "-B", "-m", module],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=open("/tmp/c_err","ab"),  # What a model prints may be a record.
+                stderr=subprocess.DEVNULL,  # What a model prints may be a record.
                 cwd=self._folder,
                 env=_environment(self._folder),
                 close_fds=True,

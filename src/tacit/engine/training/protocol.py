@@ -21,6 +21,7 @@ from tacit.errors import DecodeError
 from tacit.wire.codec import Size, decode, encode
 
 __all__ = [
+    "FLOAT",
     "Channel",
     "Complete",
     "Draw",
@@ -45,6 +46,7 @@ MAX_ARRAYS = 4
 MAX_LENGTH = 2**31
 DESCRIPTORS = 1
 _HEAD = struct.Struct("<BBIQQQQ")
+FLOAT = struct.Struct("<d")
 
 Length = Annotated[int, Size(0, MAX_LENGTH)]
 Buffer = bytes | bytearray | memoryview | NDArray[Any]

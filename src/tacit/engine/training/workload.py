@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from tacit.algebra.ring import Ring
 from tacit.connect import SanitisedBatch
-from tacit.engine.training.child import FLOAT
 from tacit.engine.training.memory import SharedRecords
 from tacit.engine.training.process import Child
 from tacit.engine.training.protocol import (
+    FLOAT,
     Buffer,
     Complete,
     First,
