@@ -260,6 +260,14 @@ def _add_policy(commands: Any) -> None:
         help="compare for this value of an attribute only; may be repeated",
     )
     diff.add_argument("--exit-code", action="store_true", help="exit with 1 if a decision changes")
+    code = _command(
+        inner, "code", _policy_code, "print a model file's digest and the rule for it", inner=True
+    )
+    code.add_argument("site", type=Path, metavar="SITE", help="site folder")
+    code.add_argument(
+        "file", type=Path, metavar="FILE", help="a model file in SITE/code, or 'logistic'"
+    )
+    code.add_argument("--job", type=Path, help="a job with features.map or features.prior")
     key = _command(inner, "key", _policy_key, "make the key of an approver", inner=True)
     key.add_argument("name", metavar="NAME", help="the approver")
     key.add_argument("--site", type=Path, required=True, help="site folder")
@@ -472,6 +480,12 @@ def _policy_diff(options: argparse.Namespace) -> int:
         exit_code=options.exit_code,
         as_json=options.json,
     )
+
+
+def _policy_code(options: argparse.Namespace) -> int:
+    from tacit.policies import code  # noqa: PLC0415
+
+    return code(options.site, options.file, job=options.job, as_json=options.json)
 
 
 def _policy_key(options: argparse.Namespace) -> int:

@@ -36,6 +36,7 @@ from tacit.trust.sealing import HpkeSealing
 from tacit.types import Digest, Entropy, Milliseconds, ParallelMap, PartyName, Sealing
 
 __all__ = [
+    "CODE",
     "DATA_KEYS",
     "STATE",
     "FolderSource",
@@ -44,6 +45,9 @@ __all__ = [
     "not_a_site",
     "party_ports",
 ]
+
+CODE = "code"
+"""Folder of the model files that a serving site may run: its operator reviewed them."""
 
 DATA_KEYS = Path("keys") / "data"
 """Where the keys of tokens lie in a site's folder."""

@@ -137,4 +137,5 @@ def policy_request(
         min_cohort=terms.manifest.min_cohort,
         own_noise=terms.manifest.own_noise,
         code="pinned" if pinned else "not pinned",
+        code_digest=terms.manifest.code.hex() if pinned else "",
     )
