@@ -70,7 +70,7 @@ def test_the_digest_is_an_attribute_of_policy_tests(tmp_path, capsys):
     for digest, code in ((found["digest"], 0), ("0" * 64, 1)):
         (site / "tests" / "code.toml").write_text(
             'version = 1\n[[test]]\nname = "pinned"\nexpect = "allow"\n'
-            f'code_digest = "{digest}"\nepsilon_milli = 500\n'
+            f'request = {{ code_digest = "{digest}", epsilon_milli = 500 }}\n'
         )
         assert cli.main(["policy", "test", str(site), "--json"]) == code
         capsys.readouterr()
