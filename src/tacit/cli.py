@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from tacit import __version__
 from tacit.cli_attack import add_attack
 from tacit.cli_contract import add_contract
+from tacit.cli_parties import add_parties
 from tacit.errors import ConfigError, TacitError
 
 __all__ = ["main"]
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     prior.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file to write")
 
+    add_parties(commands, _command)
     add_attack(commands, _command)
     audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")

@@ -21,7 +21,7 @@ from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
 from tacit.party.data import RunData
 from tacit.party.heads import PeerHeads
-from tacit.party.live import Live
+from tacit.party.live import Live, require_past
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
 from tacit.party.readd import Looks, Readd
 from tacit.party.sealing import seal
@@ -34,7 +34,6 @@ from tacit.trust.roster import Roster
 from tacit.types import Milliseconds, PartyName
 from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import (
-    Aggregate,
     CatchUp,
     CatchUpRequest,
     Finish,
@@ -82,6 +81,13 @@ class Site(Party):
         self._bystander = Bystander(self)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
+        self.ended: list[str] = []
+        """Runs of which the leader has told the end, once for every time that it did; may be emptied."""
+
+    def close(self) -> None:
+        """Ends the computations of all runs; they begin again when they are needed."""
+        for run in list(self._runs):
+            self._drop(run)
 
     def spent_on(self, run: str) -> float:
         """Epsilon that a run has charged or, once settled, spent here."""
@@ -176,6 +182,7 @@ class Site(Party):
     def _handle_closed(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         match message.body:
             case Finish():
+                self.ended.append(terms.run_id)
                 return [self._record(terms)]
             case WitnessRequest():
                 return self._bystander.serve(message, terms, now)
@@ -339,7 +346,7 @@ class Site(Party):
         wanted = live.asked == message.round and not live.caught_up
         if not self.state(terms.run_id).number("accepted") or not wanted:
             return []  # Not asked for, or a repeat.
-        self._require_past(message, message.body.aggregate)
+        require_past(message, message.body.aggregate)
         with self.ports.store.transaction():
             if live.chain.current is None:
                 self._heads.meet(live.chain, message.body.accepts, now)
@@ -423,7 +430,7 @@ class Site(Party):
         body: RoundStart = message.body
         chain = live.chain
         if body.previous is not None:
-            self._require_past(message, body.previous)
+            require_past(message, body.previous)
             model = chain.apply(body.previous, message.chunks)
         elif chain.applied:
             raise RemoteProtocolError("round.aggregate", "the previous aggregate is missing")
@@ -436,14 +443,6 @@ class Site(Party):
                 party=message.sender.party,
             )
         return model
-
-    def _require_past(self, message: Received, aggregate: Aggregate) -> None:
-        if aggregate.round >= message.round:
-            raise RemoteProtocolError(
-                "round.aggregate",
-                f"round {message.round} was started with an aggregate of round {aggregate.round}",
-                party=message.sender.party,
-            )
 
     def _check_uncompleted(self, terms: Terms, chain: ModelChain[Computation]) -> None:
         state = self.state(terms.run_id)
@@ -518,6 +517,7 @@ class Site(Party):
             )  # Empty when this site cannot tell any more.
             self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
         self._drop(terms.run_id)
+        self.ended.append(terms.run_id)
         return [self._record(terms)]
 
     def _record(self, terms: Terms) -> Envelope:
