@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -101,9 +102,44 @@ def test_nothing_leaves_when_the_policy_denies(tmp_path):
     refusal = answer(small, offer)
     assert refusal.body == Refusal(code="policy.denied", culprit="")  # the code and nothing else
     assert "never" in small.sites[NORTH].last_error.message
-    assert small.sites[NORTH].receive(offer, small.clock()) == []  # nor on a second try
+    logged = len(small.sites[NORTH].ports.log)
+    assert answer(small, offer).raw == refusal.raw  # nor on a second try
+    assert len(small.sites[NORTH].ports.log) == logged
     spent = small.sites[NORTH].budget.spent("everyone")
     assert (spent.epsilon, spent.reserved_epsilon) == (0, 0)
+
+
+def test_a_repeated_offer_gets_the_stored_answer(tmp_path):
+    small = federation(tmp_path)
+    offer = offer_to(small)
+    accept = answer(small, offer)
+    assert isinstance(accept.body, Accept)
+    logged = len(small.sites[NORTH].ports.log)
+    small.restart(NORTH)  # killed after the commit, before the answer had left
+    assert answer(small, offer).raw == accept.raw
+    assert len(small.sites[NORTH].ports.log) == logged
+    assert len(small.sites[NORTH].budget.entries()) == 1
+
+
+def test_a_site_that_was_killed_before_it_decided_decides_later(tmp_path, monkeypatch):
+    small = federation(tmp_path)
+    offer = offer_to(small)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(small.sites[NORTH]._data, "keep", killed)
+        with pytest.raises(Killed):
+            small.sites[NORTH].receive(offer, small.clock())
+    small.restart(NORTH)
+    assert isinstance(answer(small, offer).body, Accept)
+    events = [json.loads(raw)["type"] for _, raw in small.sites[NORTH].ports.log.events()]
+    assert events.count("budget.reserved") == 1
+    assert events.count("offer.accepted") == 1
 
 
 def test_a_denied_run_ends_and_costs_nothing(tmp_path):

@@ -386,7 +386,7 @@ class Admission:
         )
 
     def reserve(self, terms: Terms, contract: Contract, now: Milliseconds) -> Heads:
-        """Reserves the budget of the whole plan, and records it; returns what peers shall remember.
+        """Reserves the budget of the whole plan once, and records it; returns what peers shall remember.
 
         Raises:
             BudgetExhausted: It does not suffice, or the run has no differential privacy.
@@ -396,8 +396,11 @@ class Admission:
             return self._budget.heads()
         epsilon, delta = terms.plan.charge(), terms.plan.delta
         with self._party.ports.store.transaction():
+            known = self._budget.find(terms.run_id) is not None
             self._budget.reserve(terms.run_id, account_of(terms, contract), epsilon, delta, now)
             heads = self._budget.heads()
+            if known:
+                return heads  # By this site before it was killed: logged already.
             self._party.log(
                 terms,
                 now,

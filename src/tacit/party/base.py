@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +158,7 @@ class Party:
             self._terms[run] = terms
         return terms
 
-    def open(self, raw: bytes, chunks: tuple[bytes, ...] = (), *, limit: int = 0) -> Received:
+    def open(self, raw: bytes, chunks: Sequence[bytes] = (), *, limit: int = 0) -> Received:
         """Opens a message that must be addressed to this party.
 
         Raises:
@@ -174,7 +175,7 @@ class Party:
             )
         return received
 
-    def open_copy(self, raw: bytes, chunks: tuple[bytes, ...] = (), *, limit: int = 0) -> Received:
+    def open_copy(self, raw: bytes, chunks: Sequence[bytes] = (), *, limit: int = 0) -> Received:
         """Opens a signed message whoever it is addressed to."""
         if limit:
             return open_message(raw, self.roster.authenticate, limit=limit, chunks=chunks)
@@ -240,7 +241,7 @@ class Party:
         body: Any,
         *,
         round_number: int = 0,
-        chunks: tuple[bytes, ...] = (),
+        chunks: Sequence[bytes] = (),
     ) -> Envelope:
         """Signs ``body`` for ``receiver``, and the head of this party's log with it."""
         channel = Channel(

@@ -103,7 +103,7 @@ class ModelChain(Generic[ComputationT_co]):
         self.state.put("model", first.to_bytes())
         return first
 
-    def apply(self, aggregate: Aggregate, chunks: tuple[bytes, ...]) -> ServerState:
+    def apply(self, aggregate: Aggregate, chunks: Sequence[bytes]) -> ServerState:
         """Checks an aggregate and takes the server step, inside a transaction.
 
         A repeat of the last applied aggregate changes nothing.
@@ -143,7 +143,7 @@ class ModelChain(Generic[ComputationT_co]):
         self.state.put("aggregate-context", context)
         return after
 
-    def catch_up(self, proof: CatchUp, chunks: tuple[bytes, ...]) -> ServerState:
+    def catch_up(self, proof: CatchUp, chunks: Sequence[bytes]) -> ServerState:
         """Takes over the state that the last cohort trained on, and its aggregate, inside a transaction.
 
         Raises:
@@ -197,7 +197,7 @@ class ModelChain(Generic[ComputationT_co]):
         keys = helper_keys(self.party, self.terms, aggregate.round, aggregate.keys)
         return upload_context(self.terms, aggregate.round, model, keys)
 
-    def metrics(self, aggregate: Aggregate, chunks: tuple[bytes, ...]) -> dict[str, float]:
+    def metrics(self, aggregate: Aggregate, chunks: Sequence[bytes]) -> dict[str, float]:
         """The training metrics inside the last applied aggregate; see ``Workload.metrics``."""
         before = self.state.get("model-before")
         if before is None:
@@ -206,7 +206,7 @@ class ModelChain(Generic[ComputationT_co]):
         state = ServerState.from_bytes(before)
         return self.workload.metrics(state, total, terms.plan, len(aggregate.answers))
 
-    def _checked_sum(self, aggregate: Aggregate, chunks: tuple[bytes, ...]) -> NDArray[np.int64]:
+    def _checked_sum(self, aggregate: Aggregate, chunks: Sequence[bytes]) -> NDArray[np.int64]:
         length, ring = self.terms.manifest.length, self.terms.ring
         data = join_chunks(aggregate.vector, chunks, length, ring.item_bytes)
         total = ring.centred(ring.from_bytes(data, length))

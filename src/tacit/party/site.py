@@ -196,7 +196,7 @@ class Site(Party):
         """Decides on an offer: policy first, then budget, then data."""
         state = self.state(terms.run_id)
         if state.get("offer") is not None:
-            return []  # A run is never accepted twice.
+            return self._consider_again(message, terms, now)
         with self.ports.store.transaction():
             state.put("offer", message.raw)
             self._bystander.begin(terms)
@@ -211,6 +211,19 @@ class Site(Party):
                 leader=terms.manifest.leader,
             )
         return self._accept(terms, state, now)
+
+    def _consider_again(
+        self, message: Received, terms: Terms, now: Milliseconds
+    ) -> list[Envelope]:
+        """A run is never accepted twice; a repeated offer gets the stored answer.
+
+        There is none if this site was killed before it had decided.
+        """
+        state = self.state(terms.run_id)
+        if state.get("offer") != message.raw:
+            return []
+        stored = kept_envelope(state, "offer-answer", self.leader(terms))
+        return [stored] if stored is not None else self._accept(terms, state, now)
 
     def _accept(self, terms: Terms, state: RunState, now: Milliseconds) -> list[Envelope]:
         admission = self._admission
@@ -247,6 +260,7 @@ class Site(Party):
         with self.ports.store.transaction():
             state.put_number("accepted", 1)
             state.put("accept", digest(answer.message))
+            keep_envelope(state, "offer-answer", answer)
             admission.keep_cohort(terms)
             state.put("holdout-key", key)
             self._data.keep(terms, state, batch, now)
@@ -574,11 +588,14 @@ class Site(Party):
         if self.seen_before(message):
             return []  # A replay costs neither a signature nor a line in the log.
         code = public_code(error)
+        refusal = Refusal(code=code, culprit="")
         with self.ports.store.transaction():
             self._heads.note(terms, error)
             self.log(terms, now, "round.refused", round=message.round, code=code)
-        refusal = Refusal(code=code, culprit="")
-        return [self.send(terms, self.leader(terms), refusal, round_number=message.round)]
+            answer = self.send(terms, self.leader(terms), refusal, round_number=message.round)
+            if isinstance(message.body, Offer):
+                keep_envelope(self.state(terms.run_id), "offer-answer", answer)
+        return [answer]
 
     def _live(self, terms: Terms) -> Live:
         """The run in memory, rebuilt after a restart."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +321,7 @@ class SmallFederation:
         return {envelope.receiver.party: envelope for envelope in held}
 
     def lie(
-        self, envelope: Envelope, chunks: tuple[bytes, ...] | None = None, **changes: Any
+        self, envelope: Envelope, chunks: Sequence[bytes] | None = None, **changes: Any
     ) -> Envelope:
         """The envelope with other fields in its body, signed by its sender all the same."""
         message = self.read(envelope)

@@ -8,7 +8,7 @@ All over a ``SmallFederation``, whose identities sign whatever a test makes up.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ def forge(
     /,
     *,
     signer: PartyName | None = None,
-    chunks: tuple[bytes, ...] = (),
+    chunks: Sequence[bytes] = (),
     **header: Any,
 ) -> Envelope:
     """A message with any header at all, signed by its sender or by somebody else."""

@@ -8,7 +8,7 @@ for a signature over anything else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -109,7 +109,7 @@ class Envelope:
 
     receiver: Address
     message: bytes
-    chunks: tuple[bytes, ...] = ()
+    chunks: Sequence[bytes] = ()
 
     @property
     def size(self) -> int:
@@ -125,7 +125,7 @@ class Received:
     sender: Address
     body: Any
     raw: bytes
-    chunks: tuple[bytes, ...] = ()
+    chunks: Sequence[bytes] = ()
 
     @property
     def digest(self) -> Digest:
@@ -165,7 +165,7 @@ def sign_message(
     body: Any,
     *,
     round_number: int = 0,
-    chunks: tuple[bytes, ...] = (),
+    chunks: Sequence[bytes] = (),
 ) -> Envelope:
     """Encodes, signs and addresses ``body``."""
     header = encode(
@@ -191,7 +191,7 @@ def open_message(
     authenticate: Authenticate,
     *,
     limit: int = MAX_MESSAGE,
-    chunks: tuple[bytes, ...] = (),
+    chunks: Sequence[bytes] = (),
 ) -> Received:
     """Decodes and authenticates one message.
 

@@ -241,7 +241,7 @@ class MaliciousLeader:
         body: Any,
         *,
         number: int,
-        chunks: tuple[bytes, ...] = (),
+        chunks: Sequence[bytes] = (),
         sender: Address | None = None,
         signer: PartyName = LEADER,
         run: Digest | None = None,
@@ -266,7 +266,7 @@ class MaliciousLeader:
         envelope: Envelope,
         message: Received,
         *,
-        chunks: tuple[bytes, ...] | None = None,
+        chunks: Sequence[bytes] | None = None,
         number: int | None = None,
         **changes: Any,
     ) -> Envelope:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,7 +134,7 @@ def forged_sum(crafted: Floats, *, within_bound: bool) -> Lie:
 
 
 def _chunked(
-    ring: Ring, total: NDArray[np.int64], like: Vector, chunks: tuple[bytes, ...]
+    ring: Ring, total: NDArray[np.int64], like: Vector, chunks: Sequence[bytes]
 ) -> tuple[Vector, tuple[bytes, ...]]:
     """A vector cut as the one it replaces."""
     data = bytes(ring.to_bytes(ring.from_integers(total)))
@@ -151,7 +151,7 @@ def _signed(
     message: Received,
     receiver: Address,
     body: RoundStart,
-    chunks: tuple[bytes, ...],
+    chunks: Sequence[bytes],
 ) -> Envelope:
     header = message.header
     channel = Channel(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -250,7 +251,7 @@ class SumExact(Rule):
         return simulation.intruder is not None and simulation.intruder.shifted
 
     def _check(
-        self, simulation: Simulation, aggregate: Aggregate, chunks: tuple[bytes, ...]
+        self, simulation: Simulation, aggregate: Aggregate, chunks: Sequence[bytes]
     ) -> None:
         history, manifest = simulation.history, simulation.cluster.terms.manifest
         members = [Digest(member.upload) for member in aggregate.cohort]

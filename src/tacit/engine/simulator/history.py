@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +120,7 @@ class History:
         return Mask(helper, inside.public_key, inside.plaintext, stream)
 
     def _inner(
-        self, chunks: tuple[bytes, ...], masks: tuple[Mask, ...]
+        self, chunks: Sequence[bytes], masks: tuple[Mask, ...]
     ) -> NDArray[np.int64] | None:
         inside = [self.vault.sealed.get(chunk) for chunk in chunks]
         if not all(mask.stream for mask in masks):

@@ -98,7 +98,7 @@ class Adversary:
         message: Received,
         /,
         *,
-        chunks: tuple[bytes, ...] | None = None,
+        chunks: Sequence[bytes] | None = None,
         number: int | None = None,
         receiver: Address | None = None,
         **changes: Any,
@@ -119,7 +119,7 @@ class Adversary:
         body: Any,
         *,
         number: int,
-        chunks: tuple[bytes, ...] = (),
+        chunks: Sequence[bytes] = (),
     ) -> Envelope:
         """A message in anybody's name; signed with a corrupt party's key where the name is not ours."""
         signer = sender.party if sender.party in self.corrupt else min(self.corrupt)

@@ -233,7 +233,7 @@ def forged_aggregate(adversary: Adversary, envelope: Envelope, message: Received
 
 
 def _other_sum(
-    adversary: Adversary, previous: Aggregate, chunks: tuple[bytes, ...]
+    adversary: Adversary, previous: Aggregate, chunks: Sequence[bytes]
 ) -> tuple[Aggregate, tuple[bytes, ...]]:
     changed = tuple(adversary.flip(chunk) for chunk in chunks)
     vector = Vector(previous.vector.length, tuple(digest(chunk) for chunk in changed))
@@ -446,7 +446,7 @@ def damaged(adversary: Adversary, envelope: Envelope, message: Received) -> Out:
     """A damaged chunk, or no chunk at all."""
     if not envelope.chunks:
         return None
-    chunks: tuple[bytes, ...] = ()
+    chunks: Sequence[bytes] = ()
     if adversary.random.random() < 0.7:
         chunks = (adversary.flip(envelope.chunks[0]), *envelope.chunks[1:])
     return [Envelope(envelope.receiver, envelope.message, chunks)]

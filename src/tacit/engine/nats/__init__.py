@@ -1,0 +1,1 @@
+"""The distributed engine: parties as processes, connected by NATS with JetStream."""

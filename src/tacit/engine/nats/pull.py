@@ -1,0 +1,118 @@
+"""Fetching from a durable consumer without a pause: the next batch is asked for before one runs out.
+
+Reference: NATS, ADR-37 (pull consumers), ``$JS.API.CONSUMER.MSG.NEXT``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error
+
+__all__ = ["BATCH", "Pull"]
+
+BATCH = 32
+EXPIRES_S = 30.0
+GRACE_S = 5.0
+NANOSECONDS = 10**9
+PAUSE_S = 0.5
+STATUS = "Status"
+ENDED = ("404", "408")
+"""A request that ended as it should: nothing there, or time is up."""
+
+
+class Pull:
+    """The messages of one consumer, in the order in which they are delivered.
+
+    Args:
+        client: A connection.
+        stream: Name of the stream.
+        consumer: Name of the consumer.
+    """
+
+    def __init__(self, client: Client, stream: str, consumer: str) -> None:
+        self._client = client
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._inbox = client.new_inbox()
+        self._subscription: Subscription | None = None
+        self._arrived: deque[Msg] = deque()
+        self._something = asyncio.Event()
+        self._requests: dict[str, int] = {}
+        self._asked = 0
+        self._asked_at = 0.0
+        self._not_before = 0.0
+
+    async def start(self) -> None:
+        """Subscribes to the inbox."""
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_message)
+
+    async def stop(self) -> list[Msg]:
+        """Asks for nothing more; returns what came and nobody took."""
+        if self._subscription is not None and not self._client.is_closed:
+            with contextlib.suppress(Error):
+                await self._subscription.unsubscribe()
+        left = list(self._arrived)
+        self._arrived.clear()
+        return left
+
+    def lost(self) -> None:
+        """To be called after a reconnection: what was asked for will not come."""
+        self._requests.clear()
+        self._something.set()
+
+    async def batch(self, wait_s: float) -> list[Msg]:
+        """What has come, at most ``BATCH`` messages; empty after ``wait_s`` seconds without any."""
+        await self._ask()
+        if not self._arrived:
+            self._something.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._something.wait()
+            except TimeoutError:
+                return []
+        count = min(BATCH, len(self._arrived))
+        return [self._arrived.popleft() for _ in range(count)]
+
+    async def _ask(self) -> None:
+        """Keeps at least half a batch asked for, and no more than two waiting here."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at > EXPIRES_S + GRACE_S:
+            self._requests.clear()  # The server's word that they ended was lost.
+        if (
+            now < self._not_before
+            or sum(self._requests.values()) > BATCH // 2
+            or len(self._arrived) > BATCH
+        ):
+            return
+        self._asked += 1
+        reply = f"{self._inbox}.{self._asked}"
+        request = {"batch": BATCH, "expires": int(EXPIRES_S * NANOSECONDS)}
+        try:
+            await self._client.publish(self._next, json.dumps(request).encode(), reply=reply)
+        except Error:
+            return  # Not connected: asked again when it is.
+        self._requests[reply] = BATCH
+        self._asked_at = now
+
+    async def _on_message(self, message: Msg) -> None:
+        status = (message.headers or {}).get(STATUS) if not message.data else None
+        if status is None:
+            # A message keeps the subject that it was published to: which request it answers is not
+            # said, and the oldest one is served first.
+            self._arrived.append(message)
+            oldest = next(iter(self._requests), None)
+            if oldest is not None:
+                self._requests[oldest] -= 1
+                if self._requests[oldest] <= 0:
+                    del self._requests[oldest]
+        elif status != "100":
+            self._requests.pop(message.subject, None)
+            if status not in ENDED:  # No such consumer, or it moves: not again at once.
+                self._not_before = asyncio.get_running_loop().time() + PAUSE_S
+        self._something.set()
