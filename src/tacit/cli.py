@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from tacit import __version__
 from tacit.cli_attack import add_attack
 from tacit.cli_contract import add_contract
+from tacit.cli_federation import add_federation
 from tacit.cli_parties import add_parties
 from tacit.errors import ConfigError, TacitError
 
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_budget(commands)
     add_contract(commands, _command)
     _add_policy(commands)
+    add_federation(commands, _command)
 
     prior = _command(commands, "prior", _prior, "fit a public prior for a job's features")
     prior.add_argument(

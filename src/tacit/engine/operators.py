@@ -49,8 +49,9 @@ def open_party(path: Path) -> Party:
 
 
 def _roster_file(path: Path) -> Path:
-    inner, outer = path.resolve().parent, path.resolve().parent.parent
-    place = next((base for base in (inner, outer) if (base / "federation.toml").exists()), outer)
+    own, outer = path.resolve(), path.resolve().parent.parent
+    places = (own, own.parent, outer)
+    place = next((base for base in places if (base / "federation.toml").exists()), outer)
     return place / "federation.toml"
 
 

@@ -14,6 +14,7 @@ from tacit.errors import (
     ConfigError,
     PolicyDenied,
     RemoteProtocolError,
+    RoundAborted,
     TacitError,
 )
 from tacit.party.base import Party
@@ -218,6 +219,26 @@ class Admission:
         if terms.plan.unit == "none" and terms.masked:
             known = store.get(COHORTS, terms.job.data.contract)
             store.put(COHORTS, terms.job.data.contract, known or _names(terms.clients))
+
+    def check_uncompleted(self, terms: Terms, included: int) -> None:
+        """Whether too many charged rounds of a run gave no result.
+
+        Args:
+            terms: The run.
+            included: How many aggregates hold this site's upload.
+
+        Raises:
+            RoundAborted: More than ``limits.max_uncompleted_rounds``.
+        """
+        uncompleted = self._party.state(terms.run_id).number("uploads") - included
+        limit = self._setup.config.limits.max_uncompleted_rounds
+        if uncompleted > limit:
+            raise RoundAborted(
+                "site.uncompleted-rounds",
+                f"{uncompleted} charged rounds of this run gave no result; the limit is {limit}",
+                retryable=False,
+                remedy="find out why rounds fail before spending more budget",
+            )
 
     def source(self, terms: Terms) -> DataSource:
         """The data set that the job asks for.

@@ -8,7 +8,6 @@ from tacit.errors import (
     DecodeError,
     LocalProtocolError,
     RemoteProtocolError,
-    RoundAborted,
     TacitError,
     TransportError,
 )
@@ -16,7 +15,6 @@ from tacit.learn.server import ServerState
 from tacit.party.admission import KEY_BYTES, Admission, DataSource, Examination, SiteSetup, guarded
 from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.chain import BEHIND, ModelChain
-from tacit.party.computation import Computation
 from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
 from tacit.party.data import RunData
@@ -196,7 +194,7 @@ class Site(Party):
         """Decides on an offer: policy first, then budget, then data."""
         state = self.state(terms.run_id)
         if state.get("offer") is not None:
-            return self._consider_again(message, terms, now)
+            return self._repeat(message, terms, now)
         with self.ports.store.transaction():
             state.put("offer", message.raw)
             self._bystander.begin(terms)
@@ -212,9 +210,7 @@ class Site(Party):
             )
         return self._accept(terms, state, now)
 
-    def _consider_again(
-        self, message: Received, terms: Terms, now: Milliseconds
-    ) -> list[Envelope]:
+    def _repeat(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """A run is never accepted twice; a repeated offer gets the stored answer.
 
         There is none if this site was killed before it had decided.
@@ -316,7 +312,7 @@ class Site(Party):
         try:
             with self.ports.store.transaction():
                 model = self._advance(live, message, now, first)
-                self._check_uncompleted(terms, live.chain)
+                self._admission.check_uncompleted(terms, live.chain.included)
         except RemoteProtocolError as error:
             late = message.body.previous is not None and error.code in (BEHIND, "round.model")
             if not late or live.asked == message.round:
@@ -457,18 +453,6 @@ class Site(Party):
                 party=message.sender.party,
             )
         return model
-
-    def _check_uncompleted(self, terms: Terms, chain: ModelChain[Computation]) -> None:
-        state = self.state(terms.run_id)
-        uncompleted = state.number("uploads") - chain.included
-        limit = self._setup.config.limits.max_uncompleted_rounds
-        if uncompleted > limit:
-            raise RoundAborted(
-                "site.uncompleted-rounds",
-                f"{uncompleted} charged rounds of this run gave no result; the limit is {limit}",
-                retryable=False,
-                remedy="find out why rounds fail before spending more budget",
-            )
 
     def _commit_upload(
         self, terms: Terms, message: Received, made: Contribution, now: Milliseconds

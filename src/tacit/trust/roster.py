@@ -25,7 +25,16 @@ from tacit.trust.identity import verify
 from tacit.types import Digest, PartyName, Role, Signer
 from tacit.wire.envelope import Address
 
-__all__ = ["Member", "MemberTable", "Roster", "RosterFile", "write_roster"]
+__all__ = [
+    "Member",
+    "MemberTable",
+    "Roster",
+    "RosterFile",
+    "sign_roster",
+    "verify_roster",
+    "write_roster",
+    "write_signed_roster",
+]
 
 VERSION = 1
 DOMAIN = b"tacit roster v1\x00"
@@ -131,15 +140,11 @@ class Roster:
         for entry in file.member:
             signature = _unhex(entry.signature, 64, entry.name, path)
             try:
-                verify(roster.member(PartyName(entry.name)).key, signature, roster._signed)
+                verify_roster(roster, PartyName(entry.name), signature)
             except SignatureError as error:
-                raise SignatureError(
-                    "trust.roster-signature",
-                    f"{path}: the signature of {entry.name} does not cover this roster",
-                    remedy=f"ask the operator of {entry.name} to review the roster and sign it",
-                    file=str(path),
-                    party=entry.name,
-                ) from error
+                error.message = f"{path}: {error.message}"
+                error.details["file"] = str(path)
+                raise
         return roster
 
     @classmethod
@@ -243,13 +248,32 @@ class Roster:
     def _by_name(self) -> dict[PartyName, Member]:
         return {member.name: member for member in self.members}
 
-    @property
-    def _signed(self) -> bytes:
-        return DOMAIN + self.canonical
+
+def sign_roster(roster: Roster, signer: Signer) -> bytes:
+    """The signature of one member's operator over the whole roster: each signs alone."""
+    return signer.sign(DOMAIN + roster.canonical)
+
+
+def verify_roster(roster: Roster, name: PartyName, signature: bytes) -> None:
+    """Checks one member's signature over the whole roster.
+
+    Raises:
+        ConfigError: Nobody in the roster is called ``name``.
+        SignatureError: It is not that member's, or of another roster.
+    """
+    try:
+        verify(roster.member(name).key, signature, DOMAIN + roster.canonical)
+    except SignatureError as error:
+        raise SignatureError(
+            "trust.roster-signature",
+            f"the signature of {name} does not cover this roster",
+            remedy=f"ask the operator of {name} to review the roster and sign it",
+            party=name,
+        ) from error
 
 
 def write_roster(path: Path, roster: Roster, signers: Mapping[PartyName, Signer]) -> None:
-    """Writes ``federation.toml`` with the signature of every member.
+    """Writes ``federation.toml`` with the signature of every member, all of whose keys are here.
 
     Args:
         path: Destination; an existing file is replaced.
@@ -260,13 +284,36 @@ def write_roster(path: Path, roster: Roster, signers: Mapping[PartyName, Signer]
         LocalProtocolError: A member's identity is missing or is not the one in the roster.
         TransportError: The disk refuses the write.
     """
-    lines = [f"version = {VERSION}", f"federation = {_quote(roster.federation)}"]
+    signatures = {}
     for member in roster.members:
         signer = signers.get(member.name)
         if signer is None or signer.public_key != member.key:
             raise LocalProtocolError(
                 "trust.signer", f"no identity of {member.name} that matches the roster"
             )
+        signatures[member.name] = sign_roster(roster, signer)
+    write_signed_roster(path, roster, signatures)
+
+
+def write_signed_roster(path: Path, roster: Roster, signatures: Mapping[PartyName, bytes]) -> None:
+    """Writes ``federation.toml`` with signatures that were made elsewhere.
+
+    Args:
+        path: Destination; an existing file is replaced.
+        roster: What all operators agreed on.
+        signatures: What ``sign_roster`` returned at every member.
+
+    Raises:
+        LocalProtocolError: A member has not signed.
+        SignatureError: A signature is not the member's, or of another roster.
+        TransportError: The disk refuses the write.
+    """
+    lines = [f"version = {VERSION}", f"federation = {_quote(roster.federation)}"]
+    for member in roster.members:
+        signature = signatures.get(member.name)
+        if signature is None:
+            raise LocalProtocolError("trust.signer", f"{member.name} has not signed the roster")
+        verify_roster(roster, member.name, signature)
         lines += [
             "",
             "[[member]]",
@@ -275,7 +322,7 @@ def write_roster(path: Path, roster: Roster, signers: Mapping[PartyName, Signer]
             f"region = {_quote(member.region)}",
             f"roles = [{', '.join(_quote(role) for role in member.roles)}]",
             f"key = {_quote(member.key.hex())}",
-            f"signature = {_quote(signer.sign(DOMAIN + roster.canonical).hex())}",
+            f"signature = {_quote(signature.hex())}",
         ]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
 

@@ -250,9 +250,7 @@ class SumExact(Rule):
         """A corrupt helper can shift the sum: that is not promised, and named in the threat model."""
         return simulation.intruder is not None and simulation.intruder.shifted
 
-    def _check(
-        self, simulation: Simulation, aggregate: Aggregate, chunks: Sequence[bytes]
-    ) -> None:
+    def _check(self, simulation: Simulation, aggregate: Aggregate, chunks: Sequence[bytes]) -> None:
         history, manifest = simulation.history, simulation.cluster.terms.manifest
         members = [Digest(member.upload) for member in aggregate.cohort]
         names = [PartyName(member.client) for member in aggregate.cohort]

@@ -119,9 +119,7 @@ class History:
         stream = stream_name(inside.plaintext, context, client, helper)
         return Mask(helper, inside.public_key, inside.plaintext, stream)
 
-    def _inner(
-        self, chunks: Sequence[bytes], masks: tuple[Mask, ...]
-    ) -> NDArray[np.int64] | None:
+    def _inner(self, chunks: Sequence[bytes], masks: tuple[Mask, ...]) -> NDArray[np.int64] | None:
         inside = [self.vault.sealed.get(chunk) for chunk in chunks]
         if not all(mask.stream for mask in masks):
             return None
