@@ -38,16 +38,18 @@ def add_parties(commands: Any, command: Command) -> None:
 def _site(options: argparse.Namespace) -> int:
     from tacit.service.site import serve  # noqa: PLC0415
 
-    return serve(options.folder, places=_places(options), as_json=options.json)
+    return serve(options.folder, **_given(options))
 
 
 def _helper(options: argparse.Namespace) -> int:
     from tacit.service.helper import serve  # noqa: PLC0415
 
-    return serve(options.folder, places=_places(options), as_json=options.json)
+    return serve(options.folder, **_given(options))
 
 
-def _places(options: argparse.Namespace) -> Any:
-    from tacit.service.member import Places  # noqa: PLC0415
-
-    return Places(options.federation, options.network)
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "federation": options.federation,
+        "network": options.network,
+        "as_json": options.json,
+    }

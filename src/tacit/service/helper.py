@@ -8,7 +8,7 @@ from tacit.engine.folder import World, party_ports
 from tacit.errors import ConfigError
 from tacit.party.helper import Helper
 from tacit.service.config import ServiceConfig, only_process
-from tacit.service.member import Member, Places
+from tacit.service.member import Member
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
@@ -22,7 +22,8 @@ def serve(
     folder: Path,
     world: World | None = None,
     *,
-    places: Places = Places(),  # noqa: B008 - frozen
+    federation: Path | None = None,
+    network: Path | None = None,
     as_json: bool = False,
 ) -> int:
     """Serves a helper until SIGTERM or SIGINT.
@@ -30,7 +31,8 @@ def serve(
     Args:
         folder: Its folder, with ``keys``, ``state`` and perhaps ``service.toml``.
         world: Entropy, sealing and the time; the real ones by default.
-        places: Where the federation's files lie, whatever ``service.toml`` says.
+        federation: ``federation.toml``, whatever ``service.toml`` says.
+        network: ``network.toml``, in the same way.
         as_json: Whether the line that says that it serves is JSON.
 
     Returns:
@@ -42,7 +44,7 @@ def serve(
         TransportError: The server refuses this member.
     """
     world = world or World.real()
-    config = ServiceConfig.load(folder, federation=places.federation, network=places.network)
+    config = ServiceConfig.load(folder, federation=federation, network=network)
     with only_process(folder):
         roster = Roster.load(config.federation)
         name = _name(folder, roster)

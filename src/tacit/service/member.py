@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from tacit.engine.folder import STATE, World
@@ -26,7 +25,7 @@ from tacit.trust.roster import Roster
 from tacit.types import Milliseconds, PartyName, Role
 from tacit.wire.envelope import Address, Envelope
 
-__all__ = ["Member", "Places", "Served"]
+__all__ = ["Member", "Served"]
 
 SPOOL = STATE.parent / "spool"
 BEAT_S = 1.0
@@ -43,14 +42,6 @@ class Served(Protocol):
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
         """Handles one message."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Files that a command line names instead of ``service.toml``; None for what that says."""
-
-    federation: Path | None = None
-    network: Path | None = None
 
 
 @dataclass(slots=True)

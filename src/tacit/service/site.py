@@ -18,7 +18,7 @@ from tacit.errors import TacitError
 from tacit.lead import RUN_NAME_DIGITS
 from tacit.party.site import Site
 from tacit.service.config import ServiceConfig, only_process
-from tacit.service.member import Member, Places
+from tacit.service.member import Member, Served
 from tacit.trust.roster import Roster
 from tacit.types import Milliseconds
 from tacit.wire.envelope import Address, Envelope
@@ -100,7 +100,8 @@ def serve(
     folder: Path,
     world: World | None = None,
     *,
-    places: Places = Places(),  # noqa: B008 - frozen
+    federation: Path | None = None,
+    network: Path | None = None,
     as_json: bool = False,
 ) -> int:
     """Serves a site until SIGTERM or SIGINT.
@@ -108,7 +109,8 @@ def serve(
     Args:
         folder: The site's folder.
         world: Entropy, sealing and the time; the real ones by default.
-        places: Where the federation's files lie, whatever ``service.toml`` says.
+        federation: ``federation.toml``, whatever ``service.toml`` says.
+        network: ``network.toml``, in the same way.
         as_json: Whether the line that says that it serves is JSON.
 
     Returns:
@@ -125,7 +127,7 @@ def serve(
         tests/unit/test_service_site.py::test_a_site_without_its_lock_does_not_start.
     """
     world = world or World.real()
-    config = ServiceConfig.load(folder, federation=places.federation, network=places.network)
+    config = ServiceConfig.load(folder, federation=federation, network=network)
     with only_process(folder):
         opened, roster = SiteFolder.load(folder), Roster.load(config.federation)
         member = Member(config, opened.name, roster, world, as_json)
@@ -136,7 +138,7 @@ def serve(
         site, helper = opened.open(roster, compute, world)
         site.note_start(world.clock())
         helps = "helper" in roster.member(opened.name).roles
-        parties = [ServedSite(site, opened, member), *([helper] if helps else [])]
+        parties: list[Served] = [ServedSite(site, opened, member), *([helper] if helps else [])]
         try:
             return member.serve(parties, compute.kill)
         finally:
