@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tacit
 from tacit.engine.training.protocol import Buffer, Channel, Draw, Drawn, Failed, Frame
 from tacit.errors import ConfigError, DecodeError, RoundAborted
 from tacit.types import Entropy
@@ -169,7 +168,7 @@ class Child:
 
 def _environment(folder: str) -> dict[str, str]:
     """All that a child's environment holds; Python finds this very package, and no file beside it."""
-    root = str(Path(tacit.__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[3])
     own = {"PYTHONPATH": root, "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"}
     return own | {name: os.environ[name] for name in PASSED_ON if name in os.environ}
 
