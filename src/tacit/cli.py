@@ -13,6 +13,7 @@ from tacit import __version__
 from tacit.cli_attack import add_attack
 from tacit.cli_contract import add_contract
 from tacit.cli_federation import add_federation
+from tacit.cli_parties import add_parties
 from tacit.cli_service import add_service
 from tacit.errors import ConfigError, TacitError
 
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     prior.add_argument("--out", type=Path, default=Path("prior.safetensors"), help="file to write")
 
     add_service(commands, _command)
+    add_parties(commands, _command)
     add_attack(commands, _command)
     audit = _command(commands, "audit", _audit, "add kept rounds up again, and name who lied")
     audit.add_argument("run", type=Path, help="the folder of a run, for example runs/3f2a9c1b04de")
@@ -264,6 +266,14 @@ def _add_policy(commands: Any) -> None:
         help="compare for this value of an attribute only; may be repeated",
     )
     diff.add_argument("--exit-code", action="store_true", help="exit with 1 if a decision changes")
+    code = _command(
+        inner, "code", _policy_code, "print a model file's digest and the rule for it", inner=True
+    )
+    code.add_argument("site", type=Path, metavar="SITE", help="site folder")
+    code.add_argument(
+        "file", type=Path, metavar="FILE", help="a model file in SITE/code, or 'logistic'"
+    )
+    code.add_argument("--job", type=Path, help="a job with features.map or features.prior")
     key = _command(inner, "key", _policy_key, "make the key of an approver", inner=True)
     key.add_argument("name", metavar="NAME", help="the approver")
     key.add_argument("--site", type=Path, required=True, help="site folder")
@@ -476,6 +486,12 @@ def _policy_diff(options: argparse.Namespace) -> int:
         exit_code=options.exit_code,
         as_json=options.json,
     )
+
+
+def _policy_code(options: argparse.Namespace) -> int:
+    from tacit.policies import code  # noqa: PLC0415
+
+    return code(options.site, options.file, job=options.job, as_json=options.json)
 
 
 def _policy_key(options: argparse.Namespace) -> int:

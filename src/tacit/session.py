@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import safetensors.numpy
-from numpy.typing import NDArray
-
 from tacit.engine.folder import World, party_ports
 from tacit.engine.local import LocalEngine, Tap
+from tacit.engine.own_model import write_own_model
 from tacit.errors import ConfigError
 from tacit.federation import Federation, ModelObject
-from tacit.files import make_folder, write_atomic
+from tacit.files import make_folder
 from tacit.lead import RUN_NAME_DIGITS, Lead, Progress, RunPlace
 from tacit.outcome import Outcome
 from tacit.party.coordinator import Coordinator
@@ -177,16 +174,9 @@ class Session:
         for name, site in self.sites.items():
             theta, place = site.own_model(outcome.run_id), self.places.get(name)
             if theta is not None and place is not None:
-                folder = place / "models"
-                folder.mkdir(mode=0o700, exist_ok=True)
-                path = folder / f"{outcome.run_id[:RUN_NAME_DIGITS]}.safetensors"
-                write_atomic(path, _tensors(theta, outcome.run_id))
+                run = outcome.run_id
+                path = write_own_model(place, run[:RUN_NAME_DIGITS], run, theta)
                 outcome.own_models[name] = path
-
-
-def _tensors(theta: NDArray[np.float64], run: str) -> bytes:
-    """A model file, safetensors."""
-    return safetensors.numpy.save({"theta": np.ascontiguousarray(theta)}, metadata={"run": run})
 
 
 @contextmanager

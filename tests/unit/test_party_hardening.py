@@ -204,7 +204,7 @@ def test_a_run_is_settled_and_closed_even_when_the_code_has_changed(tmp_path):
     def other(*_args):
         raise ConfigError("learn.code", "the file has changed")
 
-    object.__setattr__(small.sites[NORTH]._setup, "load_model", other)
+    object.__setattr__(small.sites[NORTH]._setup, "compute", other)
     ends = small.leader._finish(True, small.clock())
     finish = next(e for e in ends if e.receiver == small.sites[NORTH].address)
     assert isinstance(small.read(finish).body, Finish)

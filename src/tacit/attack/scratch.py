@@ -25,6 +25,7 @@ from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.feature_map import FeatureMap
 from tacit.party.admission import SiteSetup
 from tacit.party.base import Ports
+from tacit.party.computation import in_process
 from tacit.party.config import SiteConfig
 from tacit.party.coordinator import Coordinator
 from tacit.party.draft import draft
@@ -266,7 +267,7 @@ class ScratchFederation:
             policy=policy,
             lock=Parts.of(policy, [contract], {}).digest(name),
             sources={contract.name: _Share(contract, take(self.data.batch, self.holdings[name]))},
-            load_model=load,
+            compute=in_process(load),
         )
 
     def _ports(self, name: PartyName) -> Ports:

@@ -17,6 +17,7 @@ from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
 from tacit.party.admission import SiteSetup, vouch_for_time
 from tacit.party.base import Ports
+from tacit.party.computation import Compute, in_process
 from tacit.party.config import SiteConfig
 from tacit.party.helper import Helper
 from tacit.party.job import JobSpec
@@ -35,6 +36,7 @@ from tacit.trust.sealing import HpkeSealing
 from tacit.types import Digest, Entropy, Milliseconds, ParallelMap, PartyName, Sealing
 
 __all__ = [
+    "CODE",
     "DATA_KEYS",
     "STATE",
     "FolderSource",
@@ -43,6 +45,9 @@ __all__ = [
     "not_a_site",
     "party_ports",
 ]
+
+CODE = "code"
+"""Folder of the model files that a serving site may run: its operator reviewed them."""
 
 DATA_KEYS = Path("keys") / "data"
 """Where the keys of tokens lie in a site's folder."""
@@ -178,7 +183,19 @@ class SiteFolder:
     def parties(
         self, roster: Roster, load_model: LoadModel, world: World, *, pinned: bool = True
     ) -> tuple[Site, Helper]:
+        """The site and its helper, where model code runs in this process; see ``open``."""
+        return self.open(roster, in_process(load_model), world, pinned=pinned)
+
+    def open(
+        self, roster: Roster, compute: Compute, world: World, *, pinned: bool = True
+    ) -> tuple[Site, Helper]:
         """The site and its helper, over one identity, store and log.
+
+        Args:
+            roster: The pinned roster.
+            compute: Where and from which code the computation of a run comes.
+            world: Entropy, sealing and the time.
+            pinned: Whether a digest names the code.
 
         Guarantee:
             No run begins at a site whose rules, contracts or policy tests are not as its approvers
@@ -212,7 +229,7 @@ class SiteFolder:
             policy=self.policy,
             lock=lock,
             sources=self.sources,
-            load_model=load_model,
+            compute=compute,
             code_pinned=pinned,
             locked_at=approved.time,
             disclose=partial(self._disclose, approved),

@@ -21,7 +21,7 @@ from tacit.types import Digest
 if TYPE_CHECKING:
     from tacit.learn.torch_model import TorchModel
 
-__all__ = ["LoadedModel", "code_digest", "load_model"]
+__all__ = ["LoadedModel", "ModelCode", "code_digest", "load_model", "read_code"]
 
 _SIZE_LIMIT = 1024 * 1024
 _SHIPPED = {"logistic": LogisticRegression}
@@ -78,35 +78,89 @@ def load_model(
         ``code`` changes whenever a byte of a named source file or its path changes. Test:
         ``tests/unit/test_learn_code.py::test_any_changed_byte_changes_the_digest``.
     """
-    features = feature_map.dimension(features)
+    found = read_code(spec, base, expected=expected, feature_map=feature_map)
+    model = found.load(feature_map.dimension(features), classes)
+    return LoadedModel(model, found.code, pinned=True, feature_map=feature_map)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCode:
+    """The code of a model, read and hashed; nothing of it has run.
+
+    Args:
+        spec: ``logistic`` or ``file.py:Name``.
+        path: Where the file was read; for messages only.
+        source: The file's bytes, which are what ``load`` runs; empty for a shipped model.
+        code: SHA-256 of the code, and of the feature map where there is one.
+    """
+
+    spec: str
+    path: Path
+    source: bytes
+    code: Digest
+
+    def load(self, features: int, classes: int) -> Model:
+        """Runs the code in this process and makes the model.
+
+        Args:
+            features: Number of features that the model sees.
+            classes: Number of classes.
+
+        Raises:
+            ConfigError: See ``load_model``.
+        """
+        if self.spec in _SHIPPED:
+            return _SHIPPED[self.spec](features, classes)
+        return _torch_model(self.source, self.path, _match(self.spec)["name"], features, classes)
+
+
+def read_code(
+    spec: str,
+    base: Path,
+    *,
+    expected: Digest | None = None,
+    feature_map: FeatureMap = FeatureMap(),  # noqa: B008 - frozen
+) -> ModelCode:
+    """Reads the code of a model without running it.
+
+    Args:
+        spec: As ``load_model`` takes it.
+        base: Folder in which its file lies.
+        expected: Digest that the code must have.
+        feature_map: Its digest enters that of the code.
+
+    Raises:
+        PolicyDenied: The code is not the expected one.
+        ConfigError: Unknown model, or its file is missing.
+    """
     if spec in _SHIPPED:
         code = feature_map.code(_shipped_digest())
         _require(code, expected, spec)
-        model = _SHIPPED[spec](features, classes)
-        return LoadedModel(model, code, pinned=True, feature_map=feature_map)
-    match = _SPEC.fullmatch(spec)
-    if match is None:
-        raise _bad_spec(spec, "write 'logistic' or 'file.py:ClassName'")
-    path = PurePosixPath(match["file"])
+        return ModelCode(spec, base, b"", code)
+    path = PurePosixPath(_match(spec)["file"])
     if path.is_absolute() or ".." in path.parts:
         raise _bad_spec(spec, "name a file inside the job's folder")
     source = read_limited(base / path, _SIZE_LIMIT)
     code = feature_map.code(code_digest([(str(path), source)]))
     _require(code, expected, spec)
-    return LoadedModel(
-        model=_torch_model(source, base / path, match["name"], features, classes),
-        code=code,
-        pinned=True,
-        feature_map=feature_map,
-    )
+    return ModelCode(spec, base / path, source, code)
+
+
+def _match(spec: str) -> re.Match[str]:
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise _bad_spec(spec, "write 'logistic' or 'file.py:ClassName'")
+    return match
 
 
 def _require(code: Digest, expected: Digest | None, spec: str) -> None:
     if expected is not None and code != expected:
         raise PolicyDenied(
             "learn.other-code",
-            f"the code of model '{spec}' here is not the code that the run names",
-            remedy="every site must review and install the same model file",
+            f"the code of model '{spec}' here ({code.hex()}) is not the code that the run names "
+            f"({expected.hex()})",
+            remedy="every site must review and install the same model file, and the same version of "
+            "Tacit; 'tacit policy code' prints the digest of a file",
         )
 
 

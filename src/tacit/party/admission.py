@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,21 +14,20 @@ from tacit.errors import (
     ConfigError,
     PolicyDenied,
     RemoteProtocolError,
+    RoundAborted,
     TacitError,
 )
-from tacit.learn.code import LoadedModel
 from tacit.party.base import Party
+from tacit.party.computation import Computation, Compute
 from tacit.party.config import SiteConfig
-from tacit.party.job import JobSpec
 from tacit.party.price import account_of, policy_request
 from tacit.party.terms import Terms
-from tacit.party.workload import Workload
 from tacit.policy.cedar import Policy
 from tacit.policy.contract import Contract
 from tacit.policy.permission import Permission
 from tacit.policy.request import Request
 from tacit.policy.rows import RowFilter
-from tacit.policy.schema import Schema, schema_difference
+from tacit.policy.schema import schema_difference
 from tacit.privacy.budget import Budget, Heads
 from tacit.types import Digest, Milliseconds, PartyName, Store
 from tacit.wire.messages import Accept
@@ -79,7 +79,7 @@ class SiteSetup:
     policy: Policy
     lock: Digest
     sources: Mapping[str, DataSource]
-    load_model: Callable[[JobSpec, Schema, Digest], LoadedModel]
+    compute: Compute
     code_pinned: bool = True
     locked_at: Milliseconds = EPOCH
     """When the first approver signed ``lock``."""
@@ -220,6 +220,26 @@ class Admission:
             known = store.get(COHORTS, terms.job.data.contract)
             store.put(COHORTS, terms.job.data.contract, known or _names(terms.clients))
 
+    def check_uncompleted(self, terms: Terms, included: int) -> None:
+        """Whether too many charged rounds of a run gave no result.
+
+        Args:
+            terms: The run.
+            included: How many aggregates hold this site's upload.
+
+        Raises:
+            RoundAborted: More than ``limits.max_uncompleted_rounds``.
+        """
+        uncompleted = self._party.state(terms.run_id).number("uploads") - included
+        limit = self._setup.config.limits.max_uncompleted_rounds
+        if uncompleted > limit:
+            raise RoundAborted(
+                "site.uncompleted-rounds",
+                f"{uncompleted} charged rounds of this run gave no result; the limit is {limit}",
+                retryable=False,
+                remedy="find out why rounds fail before spending more budget",
+            )
+
     def source(self, terms: Terms) -> DataSource:
         """The data set that the job asks for.
 
@@ -239,8 +259,8 @@ class Admission:
             )
         return source
 
-    def workload(self, terms: Terms, contract: Contract) -> Workload:
-        """The computation of the run, from the site's own copy of the model code.
+    def workload(self, terms: Terms, contract: Contract) -> Computation:
+        """The computation of the run, to be closed when it is over, from the site's own copy of the model code.
 
         Raises:
             ConfigError: The contract's public schema is not the run's.
@@ -255,14 +275,22 @@ class Admission:
                 remedy="agree on one schema: every site and the evaluation set must share it",
             )
         code = Digest(terms.manifest.code)
-        model = self._setup.load_model(terms.job, terms.schema, code)
-        if model.code != terms.manifest.code:
+        workload = self._setup.compute(terms.job, terms.schema, code)
+        try:
+            self._require_same(workload, terms)
+        except TacitError:
+            workload.close()
+            raise
+        return workload
+
+    def _require_same(self, workload: Computation, terms: Terms) -> None:
+        """The site's model is the run's."""
+        if workload.code != terms.manifest.code:
             raise PolicyDenied(
                 "site.code",
                 f"site {self._party.address.party} holds other model code than the run names",
                 remedy="every site must review and install the same model file",
             )
-        workload = Workload.build(terms.job, model, len(terms.schema.classes))
         same_size = workload.dimension == terms.manifest.dimension
         if workload.layout != terms.manifest.layout or not same_size:
             raise PolicyDenied(
@@ -271,7 +299,6 @@ class Admission:
                 "constants than the run names",
                 remedy="every site must use the same versions of the model's libraries",
             )
-        return workload
 
     def _request(self, terms: Terms, contract: Contract, now: Milliseconds) -> Request:
         setup = self._setup
@@ -441,7 +468,18 @@ class Admission:
         request = self._request(terms, source.contract, now)
         permission = self._setup.policy.permit(request, source.contract, self._setup.lock)
         self.check_data(terms, source.contract)
-        built = self.workload(terms, source.contract)
+        with contextlib.closing(self.workload(terms, source.contract)) as built:
+            return self._examine_data(terms, source, permission, built, now)
+
+    def _examine_data(
+        self,
+        terms: Terms,
+        source: DataSource,
+        permission: Permission,
+        built: Computation,
+        now: Milliseconds,
+    ) -> Examination:
+        """Budget and data, as an offer would find them."""
         self._require_budget(terms, source.contract)
         if terms.plan.unit != "none":
             account = account_of(terms, source.contract)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ from tacit.errors import RemoteProtocolError
 from tacit.learn.early_stop import losses_from_bytes, losses_to_bytes, should_stop
 from tacit.learn.server import ServerState
 from tacit.party.base import Party, RunState
+from tacit.party.computation import Computation
 from tacit.party.context import helper_keys, upload_context
 from tacit.party.terms import Terms
-from tacit.party.workload import Workload, first_model_seed
+from tacit.party.workload import first_model_seed
 from tacit.secagg.masked import cohort_digest
 from tacit.types import Digest, PartyName
 from tacit.wire.codec import encode
@@ -33,13 +35,16 @@ BEHIND = "chain.behind"
 """Code of the error that an aggregate does not rest on the model that this party holds."""
 
 
+ComputationT_co = TypeVar("ComputationT_co", bound=Computation, covariant=True)
+
+
 @dataclass(frozen=True, slots=True)
-class ModelChain:
+class ModelChain(Generic[ComputationT_co]):
     """The chain of one run at one party; its durable state lives in ``state``."""
 
     party: Party
     terms: Terms
-    workload: Workload
+    workload: ComputationT_co
     state: RunState
 
     @property
@@ -81,10 +86,20 @@ class ModelChain:
             raise self._fault("chain.accepts", "these are not the acceptances of every client")
         return opened
 
-    def begin(self, accepts: Sequence[Received]) -> ServerState:
-        """Derives the first model from what ``open_accepts`` gave, inside a transaction."""
-        seed = first_model_seed([(a.sender.party, a.body.nonce) for a in accepts])
-        first = self.workload.first(seed)
+    def first(self, accepts: Sequence[Received]) -> ServerState:
+        """Derives the first model from what ``open_accepts`` gave: runs model code, changes nothing."""
+        return self.workload.first(
+            first_model_seed([(a.sender.party, a.body.nonce) for a in accepts])
+        )
+
+    def begin(self, accepts: Sequence[Received], first: ServerState | None = None) -> ServerState:
+        """Takes the first model, inside a transaction.
+
+        Args:
+            accepts: What ``open_accepts`` gave.
+            first: What ``first`` made of them; by default it is derived here.
+        """
+        first = self.first(accepts) if first is None else first
         self.state.put("model", first.to_bytes())
         return first
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from tacit.errors import DecodeError, RemoteProtocolError
 from tacit.learn.server import ServerState
 from tacit.party.base import Party
+from tacit.party.computation import Computation
 from tacit.party.context import Keys, helper_keys, upload_context
 from tacit.party.terms import Terms
-from tacit.party.workload import Carried, TrainingData, Workload
+from tacit.party.workload import Carried, TrainingData
 from tacit.secagg.masked import Masked, mask_in_place
 from tacit.types import Digest, PartyName
 from tacit.wire.envelope import Envelope, Received, digest, split_chunks
@@ -47,7 +48,7 @@ def contribute(
     terms: Terms,
     message: Received,
     model: ServerState,
-    training: tuple[Workload, TrainingData, Carried],
+    training: tuple[Computation, TrainingData, Carried],
 ) -> Contribution:
     """Computes, masks and signs the contribution of one round.
 
@@ -56,7 +57,7 @@ def contribute(
         terms: The run.
         message: The round's start.
         model: The model that it starts from.
-        training: Workload, data, and what was carried of the last round.
+        training: Computation, data, and what was carried of the last round.
 
     Raises:
         RemoteProtocolError: A helper key is missing, repeated, stale or not signed by its helper.

@@ -8,6 +8,7 @@ from tacit.ledger.note import MAX_SIGNATURES, open_cosigned
 from tacit.party.base import Party
 from tacit.party.chain import ModelChain
 from tacit.party.circulation import Circulation
+from tacit.party.computation import Computation
 from tacit.party.sealing import opens_seal
 from tacit.party.terms import Terms
 from tacit.party.transcript import Transcript
@@ -44,7 +45,7 @@ class Ending:
         self,
         party: Party,
         terms: Terms,
-        chain: ModelChain,
+        chain: ModelChain[Computation],
         transcript: Transcript,
         circulation: Circulation,
     ) -> None:

@@ -13,6 +13,7 @@ from typing import Literal
 from tacit.errors import RemoteProtocolError, TacitError, VerificationError
 from tacit.party.base import Party
 from tacit.party.chain import ModelChain
+from tacit.party.computation import Computation
 from tacit.party.terms import Terms
 from tacit.party.witnessing import Cosigner
 from tacit.privacy.journal import WINDOW, Heads
@@ -163,7 +164,7 @@ class PeerHeads:
         return {PartyName(site): _decode(PartyName(site), value) for site, value in stored}
 
     def meet(
-        self, chain: ModelChain, accepts: Sequence[bytes], now: Milliseconds
+        self, chain: ModelChain[Computation], accepts: Sequence[bytes], now: Milliseconds
     ) -> list[Received]:
         """Opens the acceptances of a run and looks at the head of every client, inside a transaction.
 

@@ -31,9 +31,10 @@ def public_code(error: TacitError) -> str:
     """What a peer may know of a refusal.
 
     One code stands for everything wrong at the site itself: which check a data set failed would
-    tell of a single record, free of charge.
+    tell of a single record, free of charge. So would how training failed there.
     """
-    return "site.not-ready" if isinstance(error, ConfigError) else error.code
+    own = isinstance(error, ConfigError) or error.code.startswith("training.")
+    return "site.not-ready" if own else error.code
 
 
 def account_of(terms: Terms, contract: Contract) -> Account:
@@ -136,4 +137,5 @@ def policy_request(
         min_cohort=terms.manifest.min_cohort,
         own_noise=terms.manifest.own_noise,
         code="pinned" if pinned else "not pinned",
+        code_digest=terms.manifest.code.hex() if pinned else "",
     )

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tacit.errors import (
     DecodeError,
     LocalProtocolError,
     RemoteProtocolError,
-    RoundAborted,
     TacitError,
     TransportError,
 )
 from tacit.learn.server import ServerState
-from tacit.party.admission import KEY_BYTES, Admission, Examination, SiteSetup, guarded
+from tacit.party.admission import KEY_BYTES, Admission, DataSource, Examination, SiteSetup, guarded
 from tacit.party.base import Party, Ports, RunState, drop_envelope, keep_envelope, kept_envelope
 from tacit.party.chain import BEHIND, ModelChain
 from tacit.party.context import helper_keys
 from tacit.party.contribute import Contribution, contribute
 from tacit.party.data import RunData
 from tacit.party.heads import PeerHeads
+from tacit.party.live import Live, require_past
 from tacit.party.price import charged_epsilon, public_code, settled_epsilon
 from tacit.party.readd import Looks, Readd
 from tacit.party.sealing import seal
 from tacit.party.terms import Terms
 from tacit.party.witnessing import Bystander, log_witnessed, show_record
-from tacit.party.workload import Carried, Floats, TrainingData, Workload
+from tacit.party.workload import Carried, Floats, TrainingData
+from tacit.policy.permission import Permission
 from tacit.privacy.budget import Budget
 from tacit.trust.roster import Roster
 from tacit.types import Milliseconds, PartyName
 from tacit.wire.envelope import Address, Envelope, Received, digest
 from tacit.wire.messages import (
-    Aggregate,
     CatchUp,
     CatchUpRequest,
     Finish,
@@ -49,20 +48,6 @@ __all__ = ["Site"]
 
 MAX_DAMAGED = 5
 """Kept vectors that may arrive damaged before a site gives up the round."""
-
-
-@dataclass(slots=True)
-class Live:
-    """A run in memory; rebuilt from the store and the data after a restart."""
-
-    terms: Terms
-    chain: ModelChain
-    workload: Workload
-    data: TrainingData | None = None
-    asked: int | None = None
-    """The round for which the leader was asked for the model."""
-    caught_up: bool = False
-    readd: Readd | None = None
 
 
 class Site(Party):
@@ -94,6 +79,13 @@ class Site(Party):
         self._bystander = Bystander(self)
         self._runs: dict[str, Live] = {}
         self.last_error: TacitError | None = None
+        self.ended: list[str] = []
+        """Runs of which the leader has told the end, once for every time that it did; may be emptied."""
+
+    def close(self) -> None:
+        """Ends the computations of all runs; they begin again when they are needed."""
+        for run in list(self._runs):
+            self._drop(run)
 
     def spent_on(self, run: str) -> float:
         """Epsilon that a run has charged or, once settled, spent here."""
@@ -133,11 +125,12 @@ class Site(Party):
         terms, local = self.known_terms(run), self.state(run).get("local")
         if terms is None or local is None:
             return None
-        live = self._live(terms)
-        model = live.chain.current
-        return (
-            None if model is None else live.workload.complete(live.workload.released(model), local)
-        )
+        workload, model = self._live(terms).workload, self._live(terms).chain.current
+        try:
+            return None if model is None else workload.complete(workload.released(model), local)
+        finally:
+            if self.state(run).number("closed"):
+                self._drop(run)
 
     def receive(self, envelope: Envelope, now: Milliseconds) -> list[Envelope]:
         """Handles one message; the answers may be sent once this returns.
@@ -187,6 +180,7 @@ class Site(Party):
     def _handle_closed(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         match message.body:
             case Finish():
+                self.ended.append(terms.run_id)
                 return [self._record(terms)]
             case WitnessRequest():
                 return self._bystander.serve(message, terms, now)
@@ -200,7 +194,7 @@ class Site(Party):
         """Decides on an offer: policy first, then budget, then data."""
         state = self.state(terms.run_id)
         if state.get("offer") is not None:
-            return self._consider_again(message, terms, now)
+            return self._repeat(message, terms, now)
         with self.ports.store.transaction():
             state.put("offer", message.raw)
             self._bystander.begin(terms)
@@ -216,9 +210,7 @@ class Site(Party):
             )
         return self._accept(terms, state, now)
 
-    def _consider_again(
-        self, message: Received, terms: Terms, now: Milliseconds
-    ) -> list[Envelope]:
+    def _repeat(self, message: Received, terms: Terms, now: Milliseconds) -> list[Envelope]:
         """A run is never accepted twice; a repeated offer gets the stored answer.
 
         There is none if this site was killed before it had decided.
@@ -236,17 +228,29 @@ class Site(Party):
         permission = admission.decide(terms, source.contract, now)
         admission.check_data(terms, source.contract)
         workload = admission.workload(terms, source.contract)  # Model code: only after the policy.
+        live = Live(terms, ModelChain(self, terms, workload, state), workload)
+        try:
+            answer = self._commit_accept(live, source, permission, now)
+        except TacitError:
+            workload.close()
+            raise
+        self._runs[terms.run_id] = live
+        return [answer]
+
+    def _commit_accept(
+        self, live: Live, source: DataSource, permission: Permission, now: Milliseconds
+    ) -> Envelope:
+        """Reserves the budget, reads the data and stores what was accepted."""
+        terms, admission, state = live.terms, self._admission, self.state(live.terms.run_id)
         heads = admission.reserve(terms, source.contract, now)
-        chain = ModelChain(self, terms, workload, state)
         key = self.ports.entropy.draw(KEY_BYTES)
         try:
             batch = source.read(permission, now)
             with guarded(self.address.party):
-                data = workload.prepare_private(batch, key)
+                live.data = live.workload.prepare_private(batch, key)
         except TacitError:
             self._settle(terms, 0.0, now)  # Nothing left the site.
             raise
-        live = Live(terms=terms, chain=chain, workload=workload, data=data)
         accept = admission.acceptance(source.contract, heads)
         answer = self.send(terms, self.leader(terms), accept)
         with self.ports.store.transaction():
@@ -265,8 +269,7 @@ class Site(Party):
                 required_helpers=admission.wanted_helpers(terms),
                 max_colluding_helpers=self._setup.config.limits.max_colluding_helpers,
             )
-        self._runs[terms.run_id] = live
-        return [answer]
+        return answer
 
     def examine(self, terms: Terms, now: Milliseconds) -> Examination:
         """What this site would answer to an offer; see ``Admission.examine``."""
@@ -305,10 +308,11 @@ class Site(Party):
         self._admission.check_helpers([name for name, _ in present], terms)
         if live.data is None:
             live.data = self._reload(terms, live, now)
+        first = self._first(live, message)
         try:
             with self.ports.store.transaction():
-                model = self._advance(live, message, now)
-                self._check_uncompleted(terms, live.chain)
+                model = self._advance(live, message, now, first)
+                self._admission.check_uncompleted(terms, live.chain.included)
         except RemoteProtocolError as error:
             late = message.body.previous is not None and error.code in (BEHIND, "round.model")
             if not late or live.asked == message.round:
@@ -352,7 +356,7 @@ class Site(Party):
         wanted = live.asked == message.round and not live.caught_up
         if not self.state(terms.run_id).number("accepted") or not wanted:
             return []  # Not asked for, or a repeat.
-        self._require_past(message, message.body.aggregate)
+        require_past(message, message.body.aggregate)
         with self.ports.store.transaction():
             if live.chain.current is None:
                 self._heads.meet(live.chain, message.body.accepts, now)
@@ -422,17 +426,26 @@ class Site(Party):
                 self._runs[terms.run_id].readd = None
         return []
 
-    def _advance(self, live: Live, message: Received, now: Milliseconds) -> ServerState:
+    def _first(self, live: Live, message: Received) -> ServerState | None:
+        """The first model, where the round starts from it: model code runs while no transaction is open."""
+        if message.body.previous is not None or live.chain.current is not None:
+            return None
+        with guarded(self.address.party):
+            return live.chain.first(live.chain.open_accepts(message.body.accepts))
+
+    def _advance(
+        self, live: Live, message: Received, now: Milliseconds, first: ServerState | None
+    ) -> ServerState:
         """Brings the model chain to the round's model, which must be the one that the leader names."""
         body: RoundStart = message.body
         chain = live.chain
         if body.previous is not None:
-            self._require_past(message, body.previous)
+            require_past(message, body.previous)
             model = chain.apply(body.previous, message.chunks)
         elif chain.applied:
             raise RemoteProtocolError("round.aggregate", "the previous aggregate is missing")
         else:
-            model = chain.current or chain.begin(self._heads.meet(chain, body.accepts, now))
+            model = chain.current or chain.begin(self._heads.meet(chain, body.accepts, now), first)
         if model.digest != body.model:
             raise RemoteProtocolError(
                 "round.model",
@@ -440,26 +453,6 @@ class Site(Party):
                 party=message.sender.party,
             )
         return model
-
-    def _require_past(self, message: Received, aggregate: Aggregate) -> None:
-        if aggregate.round >= message.round:
-            raise RemoteProtocolError(
-                "round.aggregate",
-                f"round {message.round} was started with an aggregate of round {aggregate.round}",
-                party=message.sender.party,
-            )
-
-    def _check_uncompleted(self, terms: Terms, chain: ModelChain) -> None:
-        state = self.state(terms.run_id)
-        uncompleted = state.number("uploads") - chain.included
-        limit = self._setup.config.limits.max_uncompleted_rounds
-        if uncompleted > limit:
-            raise RoundAborted(
-                "site.uncompleted-rounds",
-                f"{uncompleted} charged rounds of this run gave no result; the limit is {limit}",
-                retryable=False,
-                remedy="find out why rounds fail before spending more budget",
-            )
 
     def _commit_upload(
         self, terms: Terms, message: Received, made: Contribution, now: Milliseconds
@@ -508,17 +501,21 @@ class Site(Party):
         state = self.state(terms.run_id)
         uploads = state.number("uploads")
         epsilon = settled_epsilon(terms, uploads)
+        live = self._known(terms) if state.get("model") is not None else None  # May run code.
         with self.ports.store.transaction():
-            if state.number("round") and message.body.previous is not None:
-                self._follow(message, terms, now)
+            if live is not None and state.number("round") and message.body.previous is not None:
+                self._follow(message, terms, live, now)
             if self._settle(terms, epsilon, now):
                 self.log(terms, now, "run.settled", rounds=uploads, epsilon=repr(epsilon))
             drop_envelope(state, "upload")
             state.put_number("closed", 1)
             log_witnessed(self, terms, now)
-            model = self._released(terms)  # Empty when this site cannot tell any more.
+            model = (
+                live.released if isinstance(live, Live) else ""
+            )  # Empty when this site cannot tell any more.
             self.log(terms, now, "run.closed", complete=message.body.complete, model=model)
-        self._runs.pop(terms.run_id, None)
+        self._drop(terms.run_id)
+        self.ended.append(terms.run_id)
         return [self._record(terms)]
 
     def _record(self, terms: Terms) -> Envelope:
@@ -531,11 +528,15 @@ class Site(Party):
         accepted = self.state(terms.run_id).number("accepted")
         return self._bystander.serve(message, terms, now) if accepted else []
 
-    def _follow(self, message: Received, terms: Terms, now: Milliseconds) -> None:
+    def _follow(
+        self, message: Received, terms: Terms, live: Live | TacitError, now: Milliseconds
+    ) -> None:
         """Takes the last aggregate. One that does not fit is recorded, and the run settled all the same."""
         try:
+            if isinstance(live, TacitError):
+                raise live
             with self.ports.store.transaction():
-                model = self._live(terms).chain.apply(message.body.previous, message.chunks)
+                model = live.chain.apply(message.body.previous, message.chunks)
                 if model.digest != message.body.model:
                     raise RemoteProtocolError(
                         "finish.model",
@@ -548,18 +549,13 @@ class Site(Party):
             self.last_error = error
             self.log(terms, now, "round.refused", round=message.round, code=error.code)
 
-    def _released(self, terms: Terms) -> str:
-        """Digest of the model that this site derived, so that nobody can release another one."""
-        if self.state(terms.run_id).get("model") is None:
-            return ""
+    def _known(self, terms: Terms) -> Live | TacitError:
+        """The run, or why not: where code or contract were changed it is settled and closed all the same."""
         try:
-            live = self._live(terms)
-        except TacitError as error:  # Code or contract were changed: settle and close all the same.
+            return self._live(terms)
+        except TacitError as error:
             self.last_error = error
-            return ""
-        model = live.chain.current
-        assert model is not None
-        return digest(live.workload.released(model).astype("<f8").tobytes()).hex()
+            return error
 
     def _settle(self, terms: Terms, epsilon: float, now: Milliseconds) -> bool:
         """Settles the run's reservation; false where there is none: refused, or without DP."""
@@ -594,3 +590,9 @@ class Site(Party):
             chain = ModelChain(self, terms, workload, self.state(terms.run_id))
             live = self._runs[terms.run_id] = Live(terms=terms, chain=chain, workload=workload)
         return live
+
+    def _drop(self, run: str) -> None:
+        """Forgets what is in memory of a run, and ends its computation."""
+        live = self._runs.pop(run, None)
+        if live is not None:
+            live.workload.close()

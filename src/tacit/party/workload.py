@@ -18,6 +18,7 @@ from tacit.algebra.ring import Ring, RingVector
 from tacit.connect import SanitisedBatch
 from tacit.errors import ConfigError
 from tacit.learn.code import LoadedModel
+from tacit.learn.feature_map import FeatureMap
 from tacit.learn.features import scale_features
 from tacit.learn.gradient_sum import Encoding, Records, held_out_sum, unit_sum
 from tacit.learn.holdout import held_out_rows
@@ -40,7 +41,16 @@ from tacit.privacy.rotated import encode_rotated
 from tacit.privacy.sampling import draw_groups, poisson_sample
 from tacit.types import Digest, Entropy, PartyName
 
-__all__ = ["Carried", "Contributed", "Floats", "TrainingData", "Workload", "first_model_seed"]
+__all__ = [
+    "FRESH",
+    "Carried",
+    "Contributed",
+    "Floats",
+    "TrainingData",
+    "Workload",
+    "first_model_seed",
+    "prepare_private",
+]
 
 Floats = NDArray[np.float64]
 
@@ -149,6 +159,14 @@ class Workload:
         return cls(job, model, server_rule(job), layout, coordinates)
 
     @property
+    def code(self) -> Digest:
+        """Digest of the code that defines the model."""
+        return self.model.code
+
+    def close(self) -> None:
+        """Nothing is held beyond this object."""
+
+    @property
     def dimension(self) -> int:
         """Number of shared parameters."""
         return self.state_layout.dimension
@@ -177,19 +195,10 @@ class Workload:
         Raises:
             ConfigError: The job's unit is ``entity``, and the contract names no entity key.
         """
-        entities = None
-        if self.job.privacy.unit == "entity":
-            entities = _entities(batch)
-        everything = TrainingData(self._scaled(batch), batch.labels, entities)
-        share = self.job.evaluation.holdout
-        if not share:
-            return everything
-        marks = held_out_rows(batch, holdout_key, share, by_entity=entities is not None)
-        return dataclasses.replace(everything.take(~marks), held_out=everything.take(marks))
+        return prepare_private(self.job, batch, holdout_key, self.model.feature_map)
 
     def _scaled(self, batch: SanitisedBatch) -> Floats:
-        scale, norm = self.job.features.scale, self.job.features.norm
-        return scale_features(batch, scale=scale, norm=norm, feature_map=self.model.feature_map)
+        return _scaled(self.job, batch, self.model.feature_map)
 
     def first(self, seed: bytes) -> ServerState:
         """The server state before round 1."""
@@ -421,6 +430,36 @@ class Workload:
         """
         parameters = self.complete(self.released(state), local)
         return evaluate(self.model.model, parameters, data.features, data.labels)
+
+
+def prepare_private(
+    job: JobSpec, batch: SanitisedBatch, holdout_key: bytes, feature_map: FeatureMap
+) -> TrainingData:
+    """Scales a site's batch and divides it; no code of a job runs.
+
+    Args:
+        job: The job.
+        batch: The records.
+        holdout_key: See ``Workload.prepare_private``.
+        feature_map: What becomes of the columns.
+
+    Raises:
+        ConfigError: The job's unit is ``entity``, and the contract names no entity key.
+    """
+    entities = None
+    if job.privacy.unit == "entity":
+        entities = _entities(batch)
+    everything = TrainingData(_scaled(job, batch, feature_map), batch.labels, entities)
+    share = job.evaluation.holdout
+    if not share:
+        return everything
+    marks = held_out_rows(batch, holdout_key, share, by_entity=entities is not None)
+    return dataclasses.replace(everything.take(~marks), held_out=everything.take(marks))
+
+
+def _scaled(job: JobSpec, batch: SanitisedBatch, feature_map: FeatureMap) -> Floats:
+    scale, norm = job.features.scale, job.features.norm
+    return scale_features(batch, scale=scale, norm=norm, feature_map=feature_map)
 
 
 def _check_width(job: JobSpec) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tacit.party.job import JobSpec
 from tacit.party.price import run_request
 from tacit.party.terms import choose_helpers, plan_for
 from tacit.party.workload import Workload
+from tacit.policies.code import code
 from tacit.policies.comparison import diff, print_json
 from tacit.policy.cases import CaseResult, RequestTable, run_cases
 from tacit.policy.cedar import Decision, Reason, no_rows
@@ -33,7 +35,7 @@ from tacit.trust.identity import Identity, OsEntropy
 from tacit.trust.roster import Roster
 from tacit.types import Milliseconds
 
-__all__ = ["diff", "explain", "key", "lock", "test"]
+__all__ = ["code", "diff", "explain", "key", "lock", "test"]
 
 FAILED = 1
 
@@ -216,7 +218,7 @@ def _job_request(path: Path, site: SiteFolder) -> tuple[Request, Contract]:
     request = run_request(
         job, plan, parties, roster, site=site.config, contract=contract, now=wall_clock()
     )
-    return request, contract
+    return dataclasses.replace(request, code_digest=model.code.hex()), contract
 
 
 def _answer_record(answer: _Answer) -> dict[str, Any]:

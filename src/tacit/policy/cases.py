@@ -80,6 +80,9 @@ class RequestTable(Table):
     code: Literal["pinned", "not pinned"] | None = Field(
         default=None, description="By default `pinned`."
     )
+    code_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] | None = Field(
+        default=None, description="What `tacit policy code` prints; by default empty."
+    )
     attestation: Literal["none", "software", "tee"] | None = Field(
         default=None, description="By default `none`."
     )
@@ -139,6 +142,7 @@ class RequestTable(Table):
             own_helper=self.own_helper is not False,
             own_noise=self.own_noise is True,
             code=self.code or "pinned",
+            code_digest=self.code_digest or "",
             attestation=self.attestation or "none",
             action=self.action or "train",
         )

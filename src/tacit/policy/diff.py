@@ -73,6 +73,7 @@ DEFAULTS: dict[str, Value] = {
     "context.own_helper": True,
     "context.own_noise": False,
     "context.code": "pinned",
+    "context.code_digest": "",
     "context.attestation": "none",
     "context.attestation_level": 0,
 }

@@ -65,6 +65,7 @@ type Run = {
     own_helper: Bool,
     own_noise: Bool,
     code: String,
+    code_digest: String,
     attestation: String,
     attestation_level: Long,
 };
@@ -119,6 +120,8 @@ class Request:
         own_helper: Whether this site is one of the helpers.
         own_noise: Whether each helper adds the full noise.
         code: ``pinned`` when a digest names the training code, else ``not pinned``.
+        code_digest: That digest, 64 hexadecimal digits, feature map included: what ``tacit policy code``
+            prints; empty where nothing is pinned, or where the site attacks its own data.
         attestation: Level of attestation of leader and helpers: ``none``, ``software`` or ``tee``.
         action: ``train``: take part in a run. ``attack``: the site runs the attack suite on its own data,
             inside; it is leader and helper itself.
@@ -145,6 +148,7 @@ class Request:
     own_helper: bool
     own_noise: bool
     code: str
+    code_digest: str = ""
     attestation: Literal["none", "software", "tee"] = "none"
     action: Literal["train", "attack"] = "train"
 

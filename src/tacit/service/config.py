@@ -46,6 +46,13 @@ class LimitsTable(Table):
         le=10_000,
         description="Coordinator: runs that may wait; a submission beyond that is refused.",
     )
+    stop_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="Seconds that a process has to finish what is in hand once it is told to stop; then "
+        "training is broken off.",
+    )
     replicas: Literal[1, 3] = Field(
         default=1,
         description="Coordinator: servers of a NATS cluster that keep every message on its way.",
@@ -55,6 +62,26 @@ class LimitsTable(Table):
         ge=1,
         le=4096,
         description="Coordinator: GiB that all messages on their way may take on the NATS server.",
+    )
+
+
+class TrainingTable(Table):
+    """`[training]`: what one training child of a site may use."""
+
+    seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        le=30 * 86_400,
+        description="Site: seconds for one round's training, or to load a model.",
+    )
+    memory_mib: int = Field(
+        default=0,
+        ge=0,
+        le=2**30,
+        description="Site: MiB of address space; 0 for no limit. PyTorch alone reserves several GiB.",
+    )
+    niceness: int = Field(
+        default=5, ge=0, le=19, description="Site: how much training leaves to other processes."
     )
 
 
@@ -81,6 +108,7 @@ class ServiceFile(Table):
     )
     log: LogTable = LogTable()
     limits: LimitsTable = LimitsTable()
+    training: TrainingTable = TrainingTable()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tacit.learn.code import LoadedModel, load_model
 from tacit.learn.feature_map import FeatureMap
 from tacit.party.admission import DataSource, SiteSetup
 from tacit.party.base import Ports
+from tacit.party.computation import in_process
 from tacit.party.coordinator import Coordinator
 from tacit.party.draft import draft
 from tacit.party.helper import Helper
@@ -353,7 +354,7 @@ class SmallFederation:
             policy=own.policy,
             lock=own.parts.digest(name),
             sources=self.sources(name),
-            load_model=self.load_model,
+            compute=in_process(self.load_model),
         )
         self.sites[name] = Site(name, self.roster, ports, setup)
         self.helpers[name] = Helper(name, self.roster, ports)

@@ -14,7 +14,8 @@ from tacit.attack.scratch import ScratchFederation
 from tacit.learn.server import ServerState
 from tacit.party.admission import SiteSetup
 from tacit.party.base import Ports
-from tacit.party.site import Live, Site
+from tacit.party.live import Live
+from tacit.party.site import Site
 from tacit.party.workload import FRESH, Carried, Contributed, TrainingData, Workload
 from tacit.privacy.plan import Plan
 from tacit.trust.roster import Roster
@@ -127,6 +128,7 @@ class MaliciousSite(Site):
     def _train(
         self, message: Received, live: Live, model: ServerState, now: Milliseconds
     ) -> list[Envelope]:
+        assert isinstance(live.workload, Workload)  # a scratch federation's: in this process
         workload = PoisonedWorkload.of(live.workload, *self._poison)
         return super()._train(message, dataclasses.replace(live, workload=workload), model, now)
 

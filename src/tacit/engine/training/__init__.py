@@ -1,0 +1,1 @@
+"""Training in a child process: a job's code sees prepared records and nothing else of a site."""
