@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,7 @@ def namespaces(stack: ExitStack, folder: Path) -> dict[str, Machine] | None:
         return None
     names = {name: f"tacit-{os.getpid()}-{name}" for name in ("office", *HOSPITALS)}
     made: dict[str, Machine] = {}
-    for name, space in names.items():
+    for space in names.values():
         if _ip("netns", "add", space) != 0:
             return None
         stack.callback(_ip, "netns", "delete", space)
@@ -119,13 +119,22 @@ class Operators(docs_run.Reader):  # type: ignore[name-defined, misc]
 
     Args:
         machines: The machines by name; a machine's folder has the same name.
-        clean: Ends what goes on.
     """
 
     machines: Mapping[str, Machine] = field(default_factory=dict)
-    clean: ExitStack = field(default_factory=ExitStack)
     serving: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+    starting: list[Callable[[], None]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def _bash(self, text: str, expected: int) -> None:
+        super()._bash(text, expected)
+        self.printed += self._capture(self._look)
+
+    def _look(self) -> None:
+        """Looks at what was started, until it says that it serves."""
+        waits, self.starting = self.starting, []
+        for wait in waits:
+            wait()
 
     def _line(self, line: str) -> int:
         here = Path.cwd().name
@@ -137,6 +146,8 @@ class Operators(docs_run.Reader):  # type: ignore[name-defined, misc]
         elif line.startswith(("tacit ", "cd ")) and "|" not in line:
             code = super()._line(line)
         else:
+            if line.startswith("curl "):
+                self._look()  # an operator asks once the processes have said that they serve
             words = [*machine.prefix, "bash", "-c", line]
             done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=30)
             print(done.stdout + done.stderr)
@@ -146,37 +157,44 @@ class Operators(docs_run.Reader):  # type: ignore[name-defined, misc]
         return code
 
     def _start(self, line: str, here: str, machine: Machine) -> int:
-        """Starts a process, and looks at its words until it says that it serves."""
-        said = Path(f"said-{len(self.serving.get(here, []))}")
+        """Starts a process of a machine."""
+        said = Path(f"said-{len(self.serving.get(here, []))}").absolute()
         words = [*machine.prefix, "bash", "-c", f"exec {line}"]
         with said.open("wb") as sink:
             process = subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT)
         self.serving.setdefault(here, []).append(process)
-        self.clean.callback(_end, process)
         told = re.search(r"2> (\S+)", line)
-        files = [said, *([Path(told[1])] if told else [])]
+        files = [said, *([Path(told[1]).absolute()] if told else [])]
         wanted = READY["nats-server" if line.startswith("nats") else line.split()[1]]
-        until(lambda: any(wanted in _read(file) for file in files) or process.poll() is not None)
-        assert process.poll() is None, "\n".join(map(_read, files))
-        print(_read(said))
+
+        def wait() -> None:
+            until(
+                lambda: any(wanted in _read(file) for file in files) or process.poll() is not None
+            )
+            assert process.poll() is None, "\n".join(map(_read, files))
+            print(_read(said))
+
+        self.starting.append(wait)
         return 0
+
+    def stop(self) -> None:
+        """Ends what goes on, everything at once."""
+        started = [process for processes in self.serving.values() for process in processes]
+        for process in started:
+            process.terminate()
+        for process in started:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _read(file: Path) -> str:
     return file.read_text("utf-8", errors="replace") if file.exists() else ""
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def until(done: object) -> None:
-    assert callable(done)
+def until(done: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not done():
         assert time.monotonic() < deadline
@@ -187,7 +205,7 @@ def listening(process: int) -> Iterator[str]:
     """Addresses that a process listens on, as /proc has them in hexadecimal: little-endian words."""
     sockets = set()
     for handle in Path(f"/proc/{process}/fd").iterdir():
-        if (target := os.readlink(handle)).startswith("socket:["):
+        if (target := str(handle.readlink())).startswith("socket:["):
             sockets.add(target[8:-1])
     for table in ("tcp", "tcp6"):
         for row in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
@@ -201,10 +219,11 @@ def is_loopback(address: str) -> bool:
 
 
 def private_parts(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every private key of a machine's folder: the longest word of its file."""
-    for path in sorted([*folder.rglob("keys/*"), *folder.rglob("nats/*.key")]):
-        lines = [line for line in path.read_bytes().splitlines() if not line.startswith(b"-----")]
-        yield path, max(b" ".join(lines).split(), key=len)
+    """Every private key of a machine's folder: all bytes, or of a text the longest word."""
+    found = [*folder.rglob("keys/**/*"), *folder.rglob("nats/*.key")]
+    for path in sorted(path for path in found if path.is_file()):
+        data = path.read_bytes()
+        yield path, max(data.split(), key=len) if data.isascii() else data
 
 
 def holders(secret: bytes, base: Path) -> set[str]:
@@ -233,7 +252,7 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operat
             inner.close()
             machines = addresses()
         reader = Operators(docs_run.run_tacit, machines=machines)
-        stack.enter_context(reader.clean)
+        stack.callback(reader.stop)
         for block in docs_run.blocks(PAGE.read_text("utf-8")):
             try:
                 reader.follow(block)
@@ -247,8 +266,8 @@ def test_three_hospitals_get_through(followed: Operators, tmp_path: Path) -> Non
     assert set(followed.serving) == {"office", *HOSPITALS}
     for name in HOSPITALS:
         (site,) = followed.serving[name]
-        found = list(listening(site.pid))
-        assert found and all(map(is_loopback, found)), (name, found)
+        ports = list(listening(site.pid))
+        assert ports and all(map(is_loopback, ports)), (name, ports)
         assert 0 < followed.seconds[name] < JOINING_S, followed.seconds
     _, coordinator = followed.serving["office"]
     assert not list(listening(coordinator.pid))  # its commands come through a Unix socket
@@ -256,8 +275,8 @@ def test_three_hospitals_get_through(followed: Operators, tmp_path: Path) -> Non
 
     kept = {name: list(private_parts(tmp_path / name)) for name in ("office", *HOSPITALS)}
     assert {name: len(found) for name, found in kept.items()} == {
-        "office": 5,  # identity, connection, sealing; the authority's and the server's
-        **dict.fromkeys(HOSPITALS, 4),  # identity, connection, sealing; an approver's
+        "office": 5,  # identity, connection, sealing; those of authority and server
+        **dict.fromkeys(HOSPITALS, 5),  # the same three; an approver's, and that of tokens
     }
     for name, found in kept.items():
         for path, secret in found:
