@@ -214,13 +214,14 @@ def _init(options: argparse.Namespace) -> int:
         plaintext=options.plaintext,
     )
     made = Enrolment.init(options.folder, setup)
-    key = made.identity.public_key
+    key, base = made.identity.public_key, options.folder
+    go = "" if base == Path() else f"cd {base}; "
     return _tell(
         options,
         {"folder": str(options.folder), "key": key.hex(), "fingerprint": fingerprint(key)},
-        f"wrote {options.folder}/coordinator and {options.folder}/nats; back up both: they hold keys",
+        f"wrote {base / 'coordinator'} and {base / 'nats'}; back up both: they hold keys",
         f"the coordinator's fingerprint, to read out by telephone: {fingerprint(key)}",
-        f"next: cd {options.folder}; tacit federation invite NAME, for every member",
+        f"next: {go}tacit federation invite NAME, for every member",
     )
 
 

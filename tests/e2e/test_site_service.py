@@ -208,6 +208,8 @@ def test_a_site_stops_before_it_ever_connected(tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_S) == 0
+        (starting,) = [e for e in place.events(NAMES[0]) if e["event"] == "service.starting"]
+        assert starting["servers"] == list(place.network.servers)
     finally:
         process.kill()
         process.wait()

@@ -135,9 +135,12 @@ def test_the_network_is_made_and_every_member_connects(written, tmp_path):
 @needs_server
 @needs_linux
 @pytest.mark.parametrize("code", [0, 3])
-def test_the_job_decides_the_exit_code(written, party, submit, code):
+def test_the_job_decides_the_exit_code(written, party, submit, code, capsys):
     submit(f"import sys; assert sys.argv[1] == 'submit' and '--wait' in sys.argv; sys.exit({code})")
     assert up(written, party_command=party) == code
+    state = written.parent / ".tacit-up"
+    told = f"a NATS server, the coordinator and {len(pids(state)) - 1} members; logs in {state}"
+    assert told in capsys.readouterr().err
     started = pids(written.parent / ".tacit-up")
     assert "coordinator" in started
     assert all(gone(pid) for pid in started.values())

@@ -110,6 +110,7 @@ class Member:
                 "network.toml",
                 file=str(self.config.network),
             )
+        self.log.info("service.starting", servers=list(network.servers))
         asyncio.run(self._serve(parties, network, credentials, stopping))
         self.log.info("service.stopped")
         return 0

@@ -183,6 +183,11 @@ def up(
     folders = party_folders(base, roster)
     state = base / FOLDER
     state.mkdir(mode=0o700, exist_ok=True)
+    if not as_json:
+        others = len(folders) - 1
+        sys.stderr.write(
+            f"starting a NATS server, the coordinator and {others} members; logs in {state}\n"
+        )
     with (
         _signals(),
         _alone(state),
