@@ -110,11 +110,12 @@ def trust_anything(self, message, terms, context):
     return [self.open_signed(raw, terms, Upload, "client") for raw in message.body.uploads]
 
 
-def believe_the_leader(self, live, message, now):
+def believe_the_leader(self, live, message, now, first):
     body = message.body
     if body.previous is not None:
         return live.chain.apply(body.previous, message.chunks)
-    return live.chain.current or live.chain.begin(self._heads.meet(live.chain, body.accepts, now))
+    chain = live.chain
+    return chain.current or chain.begin(self._heads.meet(chain, body.accepts, now), first)
 
 
 @pytest.mark.parametrize(

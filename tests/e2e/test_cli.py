@@ -185,7 +185,7 @@ def test_a_full_disk_loses_nothing(base, capsys, monkeypatch, name, call):
             return files_write(path, data, **options)
 
     files_write = files.write_atomic
-    for module in ("tacit.session", "tacit.evidence.bundle"):
+    for module in ("tacit.lead", "tacit.evidence.bundle"):
         monkeypatch.setattr(f"{module}.write_atomic", write_to_full_disk)
     code, _, err = tacit(capsys, "run", "--out", "result")
     monkeypatch.undo()

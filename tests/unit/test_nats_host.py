@@ -25,7 +25,7 @@ from tacit.wire.envelope import Address, Envelope
 pytestmark = pytest.mark.skipif(server_binary() is None, reason="nats-server is not installed")
 
 NORTH = PartyName("north")
-DEADLINE_S = 30
+DEADLINE_S = 90
 
 
 async def courier(place, name, folder, *, leads=False):
