@@ -367,12 +367,21 @@ class Cluster:
         return Path(self.told(run)["folder"])
 
     def recovery(self, run: str, since: float) -> float | None:
-        """Seconds from a time of day until the next round was over, or the run; None if neither came."""
-        for event in read_events(self.run_folder(run) / "log.jsonl"):
-            at = datetime.fromisoformat(event["time"]).timestamp()
-            if event["event"] in ("round.over", "run.ended") and at >= since:
-                return at - since
-        return None
+        """Seconds from a time of day until the next round was over, or the run; None if it was over before."""
+        told = self.told(run)
+        path, found = Path(told["folder"]) / "log.jsonl", []
+        if told["status"] in ENDED and told["ended"] / 1000 < since:
+            return None
+
+        def gone_on() -> bool:
+            for event in read_events(path):
+                at = datetime.fromisoformat(event["time"]).timestamp()
+                if event["event"] in ("round.over", "run.ended") and at >= since:
+                    found.append(at - since)
+            return bool(found)
+
+        self.wait_for(gone_on, "the run to go on", START_S)
+        return found[0]
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
