@@ -6,6 +6,7 @@ runs are submitted over the control socket, and every wait has a deadline.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -24,13 +25,16 @@ from typing import Any, Self
 from tacit.engine.clock import wall_clock
 from tacit.engine.nats import server as nats
 from tacit.engine.nats.certificates import Authority
+from tacit.engine.nats.connection import connect, disconnect
 from tacit.engine.nats.network import (
     NETWORK_FILE,
     Credentials,
     Network,
     sign_peer,
+    slug,
     write_network,
 )
+from tacit.engine.nats.streams import StreamOptions, prepare_stream
 from tacit.errors import ConfigError, TransportError
 from tacit.service.control import Control
 from tacit.service.state import ENDED
@@ -170,6 +174,7 @@ class Cluster:
         hosts, routes = ports[: layout.servers], ports[layout.servers :]
         authority = None
         if layout.secure:
+            (folder / "ca").mkdir()
             authority = Authority.create(folder / "ca", self.roster.federation, wall_clock())
             authority.issue([layout.host, "127.0.0.1"], wall_clock())
         scheme = "tls" if layout.secure else "nats"
@@ -211,6 +216,8 @@ class Cluster:
         try:
             for server in self.servers:
                 server.start()
+            if len(self.servers) > 1:
+                self.wait_for(self._has_stream, "servers that agree", START_S)
             for name in self.folders:
                 self.start(name)
             for name in self.folders:
@@ -222,6 +229,29 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _has_stream(self) -> bool:
+        """Whether the servers have found each other, so that the stream can be made."""
+
+        async def make() -> None:
+            client = await connect(
+                self.network,
+                LEADER,
+                self.credentials[LEADER],
+                on_state=lambda *_: None,
+                timeout_s=START_S,
+            )
+            try:
+                name = slug(self.roster.federation)
+                options = StreamOptions(replicas=3, max_bytes=2**30)
+                await prepare_stream(client, name, self.folders, options)
+            finally:
+                await disconnect(client)
+
+        with contextlib.suppress(TransportError):
+            asyncio.run(make())
+            return True
+        return False
 
     def stop(self) -> None:
         """Ends everything; harmless when repeated."""
