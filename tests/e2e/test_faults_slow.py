@@ -12,7 +12,7 @@ from tacit.demo import layout
 from tacit.engine.clock import wall_clock
 from tacit.engine.nats.connection import connect, disconnect
 from tacit.engine.nats.network import slug
-from tacit.testing.cluster import Cluster, Layout, has_server
+from tacit.testing.cluster import TRUSTEE, Cluster, Layout, has_server
 from tacit.testing.cluster_checks import check_end, check_run, read_books
 from tacit.testing.federation import LEADER, SITES
 from tacit.testing.namespaces import Namespace, has_namespaces
@@ -181,12 +181,12 @@ def test_messages_twice_late_and_in_another_order(tmp_path):
 @pytest.mark.parametrize("helps", [False, True])
 def test_a_site_that_never_answers(tmp_path, helps):
     """Without its masks the run completes; where it must help the run ends, and the next one completes."""
-    aggregation = {"phase_seconds": 10}
-    if not helps:
-        aggregation["helpers"] = ["east", "south", "west"]
-    four = Layout(names=SITES, job={"aggregation": aggregation})
-    with Cluster(tmp_path / "c", seed=7, layout=four) as cluster:
-        complete(cluster, "before")
+    names = SITES if helps else [name for name in SITES if name != NORTH]
+    four = Layout(names=SITES, job={"aggregation": {"helpers": [*names, TRUSTEE]}})
+    made = Cluster(tmp_path / "c", seed=7, layout=four)
+    with (made.folders[NORTH] / "site.toml").open("a") as file:
+        file.write("\n[limits]\nrequire_own_helper = false\n")
+    with made as cluster:
         before = books(cluster)
         run = cluster.submit()
         cluster.wait_round(run, 2, END_S)

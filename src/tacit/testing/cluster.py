@@ -146,9 +146,10 @@ class Cluster:
         self._starts = 0
         folder.mkdir(parents=True)
         self.logs.mkdir()
-        self.job = write_small_federation(
-            self.base, names=self.layout.names, job=_merged(JOB, self.layout.job)
-        )
+        names = self.layout.names
+        helpers = {"aggregation": {"helpers": [*names, TRUSTEE]}}
+        job = _merged(_merged(JOB, helpers), self.layout.job)
+        self.job = write_small_federation(self.base, names=names, job=job)
         self.roster = _with_trustee(self.base)
         for site in (self.base / "sites").iterdir():
             path = site / "site.toml"
