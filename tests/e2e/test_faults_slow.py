@@ -73,8 +73,7 @@ def stream_leader(cluster: Cluster) -> int:
 def test_a_cluster_of_servers_loses_its_leader(tmp_path):
     with Cluster(tmp_path / "c", seed=1, layout=Layout(servers=3)) as cluster:
         before = books(cluster)
-        run = cluster.submit()
-        cluster.wait_round(run, 1, END_S)
+        run = cluster.begin(1, END_S)
         lost = cluster.servers[stream_leader(cluster)]
         lost.kill()
         since = time.time()
@@ -89,8 +88,7 @@ def test_a_cluster_of_servers_loses_its_leader(tmp_path):
 def test_all_servers_start_again_over_their_store(tmp_path):
     with Cluster(tmp_path / "c", seed=2) as cluster:
         before = books(cluster)
-        run = cluster.submit()
-        cluster.wait_round(run, 2, END_S)
+        run = cluster.begin(2, END_S)
         cluster.servers[0].kill()
         cluster.kill(SOUTH)  # What it was sent lies in the store, and nowhere else.
         cluster.servers[0].start()
@@ -106,15 +104,13 @@ def test_a_cut_cable_is_mended(tmp_path):
         roomy = Layout(host=room.host, inside={NORTH: room.words})
         with Cluster(tmp_path / "c", seed=3, layout=roomy) as cluster:
             before = books(cluster)
-            run = cluster.submit()
-            cluster.wait_round(run, 2, END_S)
+            run = cluster.begin(2, END_S)
             room.cut()
             time.sleep(12)  # Longer than a phase may be noticed by pings, shorter than the phase.
             room.mend()
             ended(cluster, run, "cut for 12 s", time.time())
             check_end(cluster, before, END_S)
-            run = cluster.submit()
-            cluster.wait_round(run, 1, END_S)
+            run = cluster.begin(1, END_S)
             room.cut()
             told = ended(cluster, run, "cut for the rest of the run")
             assert told["status"] in ("partial", "failed")
@@ -126,8 +122,7 @@ def test_a_cut_cable_is_mended(tmp_path):
 def test_a_full_disk_is_emptied(tmp_path):
     with Cluster(tmp_path / "c", seed=4) as cluster:
         before = books(cluster)
-        run = cluster.submit()
-        cluster.wait_round(run, 1, END_S)
+        run = cluster.begin(1, END_S)
         cluster.limit_files(SOUTH, 4096)
         cluster.wait_for(
             lambda: (
@@ -188,8 +183,7 @@ def test_a_site_that_never_answers(tmp_path, helps):
         file.write("\n[limits]\nrequire_own_helper = false\n")
     with made as cluster:
         before = books(cluster)
-        run = cluster.submit()
-        cluster.wait_round(run, 2, END_S)
+        run = cluster.begin(2, END_S)
         cluster.halt(NORTH)
         told = ended(cluster, run, "halted", time.time())
         assert told["status"] in (("partial", "failed") if helps else ("complete",)), told

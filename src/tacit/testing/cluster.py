@@ -388,6 +388,19 @@ class Cluster:
 
         self.wait_for(begun, f"round {number}", seconds)
 
+    def begin(self, number: int, seconds: float) -> str:
+        """A run in which a round has begun and that goes on; a machine too busy to begin gets two more tries.
+
+        Raises:
+            TransportError: No run came that far.
+        """
+        for _ in range(3):
+            run = self.submit()
+            self.wait_round(run, number, seconds)
+            if self.told(run)["status"] not in ENDED:
+                return run
+        raise TransportError("cluster.busy", f"no run came to round {number}; {self.last_words()}")
+
     def wait_ended(self, run: str, seconds: float) -> dict[str, Any]:
         """What is told of a run once it has ended."""
         self.wait_for(lambda: self.told(run).get("status") in ENDED, f"the end of {run}", seconds)
