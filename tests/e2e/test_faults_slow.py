@@ -35,12 +35,12 @@ def books(cluster: Cluster):
     return {name: read_books(cluster, name) for name in cluster.layout.names}
 
 
-def ended(cluster: Cluster, run: str, what: str, since: float = 0.0):
-    """A run that ended as it may; tells how long the recovery took."""
+def ended(cluster: Cluster, run: str, what: str, since: float | None = None):
+    """A run that ended as it may; tells how long it took from a time of day until it went on."""
     told = cluster.wait_ended(run, END_S)
-    recovery = cluster.recovery(run, since)
+    recovery = None if since is None else cluster.recovery(run, since)
     code = (told["failure"] or {}).get("code")
-    print(f"{what}: {told['status']} {code or ''} recovery {round(recovery or 0, 2)} s")
+    print(f"{what}: {told['status']} {code or ''} recovery {recovery and round(recovery, 2)} s")
     check_run(cluster, run, told)
     return told
 
