@@ -46,8 +46,13 @@ def ended(cluster: Cluster, run: str, what: str, since: float | None = None):
 
 
 def complete(cluster: Cluster, what: str) -> None:
-    told = ended(cluster, cluster.submit(), what, time.time())
-    assert told["status"] == "complete", (told["failure"], cluster.last_words())
+    """A further run completes; a machine too busy for its first phase gets two more tries."""
+    for _ in range(3):
+        told = ended(cluster, cluster.submit(), what, time.time())
+        if told["status"] == "complete":
+            return
+        assert told["failure"]["code"] == "run.no-answer", told["failure"]
+    raise AssertionError(cluster.last_words())
 
 
 def stream_leader(cluster: Cluster) -> int:
@@ -143,7 +148,9 @@ def test_a_full_disk_is_emptied(tmp_path):
 def test_clocks_that_are_an_hour_apart(tmp_path, monkeypatch):
     # A site refuses a policy that was approved in its future, so the approvals are older here.
     monkeypatch.setattr(layout, "wall_clock", lambda: wall_clock() - 2 * HOUR_MS)
-    apart = Layout(skew={NORTH: HOUR_MS, SOUTH: -HOUR_MS})
+    apart = Layout(
+        skew={NORTH: HOUR_MS, SOUTH: -HOUR_MS}, job={"aggregation": {"phase_seconds": 60}}
+    )
     with Cluster(tmp_path / "c", seed=5, layout=apart) as cluster:
         before = books(cluster)
         complete(cluster, "an hour ahead and behind")
