@@ -166,6 +166,30 @@ def test_a_killed_receiver_gets_it_again(together, envelope):
     together(test)
 
 
+def test_a_restarted_receiver_need_not_wait(together):
+    """What a killed process had in hand comes at once, not when the server's patience ends."""
+
+    async def test(members, lead):
+        options = StreamOptions(ack_wait_s=10 * DEADLINE_S)
+        name = slug(members.place.network.federation)
+        await prepare_stream(members.open[LEADER][0], name, NAMES, options)
+        north = await members.join(NORTH)
+        for index in range(3):
+            await lead.send(small(index), RUN)
+        arrived = north.deliveries()
+        first = [await anext(arrived) for _ in range(3)]
+        await first[1].done()
+        await members.open[NORTH][0].flush()
+        await members.kill(NORTH)
+        again = (await members.join(NORTH)).deliveries()
+        second = [await anext(again) for _ in range(2)]
+        assert [one.sequence for one in second] == [first[0].sequence, first[2].sequence]
+        for one in second:
+            await one.done()
+
+    together(test)
+
+
 def test_what_is_being_handled_is_not_delivered_again(together, monkeypatch):
     monkeypatch.setattr(couriers, "PROGRESS_S", 0.2)
 

@@ -51,7 +51,7 @@ def no_answer(names: Iterable[PartyName]) -> RoundAborted:
     """Parties are silent before a round can begin."""
     return RoundAborted(
         "run.no-answer",
-        f"no answer in time from {', '.join(names)}",
+        f"no answer in time from {', '.join(dict.fromkeys(names))}",
         retryable=True,
         remedy="check that the party is running, then start again",
     )

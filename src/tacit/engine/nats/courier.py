@@ -182,6 +182,7 @@ class Courier:
     async def start(self) -> None:
         """Begins to fetch."""
         await self._pull.start()
+        await self._pull.reclaim(())
         self._tasks = [
             asyncio.create_task(self._fetch()),
             asyncio.create_task(self._keep_alive()),
@@ -359,6 +360,9 @@ class Courier:
                 self._pull.lost()
                 self._lost.set_result(None)
                 self._lost = asyncio.get_running_loop().create_future()
+                # What is in hand here is not asked for again.
+                held = [_sequence(one.receipt.message) for one in self._outstanding.values()]
+                await self._pull.reclaim(held)
             if len(self._outstanding) >= MAX_OUTSTANDING:
                 self._room.clear()
                 with contextlib.suppress(TimeoutError):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import Collection
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -23,6 +24,9 @@ GRACE_S = 5.0
 NANOSECONDS = 10**9
 PAUSE_S = 0.5
 STATUS = "Status"
+INFO_S = 5.0
+MOST_RECLAIMED = 16_384
+"""Places of the stream that are asked for again at once; what lies beyond comes when its time is up."""
 ENDED = ("404", "408")
 """A request that ended as it should: nothing there, or time is up."""
 
@@ -39,6 +43,8 @@ class Pull:
     def __init__(self, client: Client, stream: str, consumer: str) -> None:
         self._client = client
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._info = f"$JS.API.CONSUMER.INFO.{stream}.{consumer}"
+        self._word = f"$JS.ACK.{stream}.{consumer}"
         self._inbox = client.new_inbox()
         self._subscription: Subscription | None = None
         self._arrived: deque[Msg] = deque()
@@ -65,6 +71,33 @@ class Pull:
     def waiting(self) -> list[Msg]:
         """What has come and was not taken yet."""
         return list(self._arrived)
+
+    async def reclaim(self, held: Collection[int]) -> None:
+        """Has everything delivered again, now, that was delivered and that nobody holds any more.
+
+        A consumer is one process's alone. What it had in hand when it was killed, or was on its way when
+        the connection broke, would otherwise come again only when the server's patience is at its end.
+
+        Args:
+            held: Sequences in the stream of what is still being handled.
+
+        Reference: NATS, ADR-15 (subjects of acknowledgements); a word about a message that waits for no
+        word has no effect.
+        """
+        try:
+            answer = await self._client.request(self._info, b"", timeout=INFO_S)
+            info = json.loads(answer.data)
+            if not info.get("num_ack_pending"):
+                return
+            first, last = (int(info[key]["stream_seq"]) for key in ("ack_floor", "delivered"))
+            newest = int(info["delivered"]["consumer_seq"])
+        except (Error, OSError, TimeoutError, ValueError, KeyError, TypeError):
+            return  # Then it comes later.
+        held = {*held, *(int(message.metadata.sequence.stream) for message in self._arrived)}
+        for sequence in range(first + 1, min(last, first + MOST_RECLAIMED) + 1):
+            if sequence not in held:
+                with contextlib.suppress(Error, OSError):
+                    await self._client.publish(f"{self._word}.1.{sequence}.{newest}.0.0", b"-NAK")
 
     def lost(self) -> None:
         """To be called after a reconnection: what was asked for will not come."""
