@@ -128,7 +128,9 @@ def test_envelopes_arrive_whole_and_in_order(together):
         await members.open[NORTH][0].flush()
         assert list((members.folder / NORTH).iterdir()) == []
         stream, context = couriers.stream_name(slug("test")), members.open[LEADER][0].jetstream()
-        async with asyncio.timeout(DEADLINE_S):  # The server drops what was acknowledged when it can.
+        async with asyncio.timeout(
+            DEADLINE_S
+        ):  # The server drops what was acknowledged when it can.
             while (await context.stream_info(stream)).state.messages:
                 await asyncio.sleep(0.01)
 
