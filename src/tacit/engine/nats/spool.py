@@ -197,7 +197,7 @@ class Spool:
         """Puts admitted frames on the disk; once this returns they may be acknowledged.
 
         Raises:
-            TransportError: The disk refuses; nothing of these frames counts.
+            TransportError: The disk refuses; of a parcel that it refused, nothing of these frames counts.
         """
         by_entry: dict[tuple[str, bytes], list[Arrival]] = {}
         for arrival in arrivals:
