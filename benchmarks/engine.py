@@ -38,7 +38,7 @@ def quick(chosen: argparse.Namespace, machine: dict[str, Any]) -> Parts:
         "bulk": lambda: engine_rows.bulk(2, 1),
         "idle": engine_rows.idle,
         "job": lambda: engine_rows.long_job(2),
-        "many": lambda: engine_rows.many(5, 1),
+        "many": lambda: engine_rows.many(9, 1),
         "scaling": lambda: engine_scaling.rows([3, 4], 2, 2, chosen.figure, machine),
     }
 

@@ -13,6 +13,7 @@ from support import engine_raw
 from support.engine_echo import leading, payload
 from support.engine_place import (
     Place,
+    names,
     pss_mb,
     rss_mb,
     run_empty,
@@ -183,7 +184,8 @@ def _hospitals(folder: Path, rounds: int) -> Path:
 def many(count: int, rounds: int) -> Iterator[Row]:
     """A round of many sites on one machine."""
     with scratch() as folder:
-        job = small(folder / "f", count, rounds=rounds + 1, aggregation={"min_cohort": count})
+        rules = {"min_cohort": count, "helpers": [str(name) for name in names(3)]}
+        job = small(folder / "f", count, rounds=rounds + 1, aggregation=rules)
         start = time.perf_counter()
         with serving(folder / "f") as place:
             started = time.perf_counter() - start
@@ -194,7 +196,7 @@ def many(count: int, rounds: int) -> Iterator[Row]:
         f"a round of {count} sites on one machine",
         statistics.median(taken),
         "s",
-        f"median of {len(taken)} masked rounds of logistic regression; {count} 'tacit site' with a "
+        f"median of {len(taken)} masked rounds of logistic regression, 3 helpers; {count} 'tacit site' with a "
         f"training child each, {resident:.1f} GB resident together ({shared:.1f} GB without counting "
         f"shared pages twice); all served {started:.0f} s after the first was started",
     )
