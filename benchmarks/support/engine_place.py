@@ -37,6 +37,8 @@ MB = 1e6
 POLL_S = 0.2
 LONGEST_S = 1800.0
 STARTED_AT_ONCE = 8
+MOST_HELPERS = 8
+"""With more sites than that, a job has to name its helpers."""
 ECHO = ("-m", "support.engine_echo")
 
 
@@ -102,7 +104,9 @@ def names(count: int) -> tuple[PartyName, ...]:
 
 
 def small(folder: Path, sites: int, **job: Any) -> Path:
-    """Writes the tiny federation without noise; returns its job file."""
+    """Writes the tiny federation without noise; returns its job file. Three help more than eight."""
+    if sites > MOST_HELPERS:
+        job.setdefault("aggregation", {"helpers": [str(name) for name in names(3)]})
     changes = {**WITHOUT_NOISE, "training": {"micro_batch": 8, "average_from": 0.5}, **job}
     path = write_small_federation(folder, job=changes, names=names(sites))
     for site in (folder / "sites").iterdir():
