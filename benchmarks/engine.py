@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/engine.py --json engine.json --figure docs/figures/engine-scaling.png
 
-All parties run on this machine, and share its cores. Times are wall-clock medians unless a row says
-otherwise. Figures of Flower 1.41 are of the same kind of machine: simulation of nothing, a deployment of
-its SuperLink and SuperNodes, an empty message and 100 MB per node.
+All parties run on this machine and share its cores. Times are wall-clock medians unless a row says
+otherwise. The figures of Flower 1.41 (an empty message, 100 MB per node, its own deployment runtime) were
+measured once on the same kind of machine.
 """
 
 from __future__ import annotations
