@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tacit.privacy import accounting
+from tacit.testing.nats import server_binary
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -111,6 +112,17 @@ def test_privacy(tmp_path):
     check_schema(found)
     targets = [entry["target"] for entry in found["rows"] if entry["target"]]
     assert {"<= 20", "<= 1.005"} <= set(targets)
+
+
+@pytest.mark.skipif(
+    server_binary() is None or not hasattr(os, "memfd_create"),
+    reason="nats-server is not installed, or this is not Linux",
+)
+def test_engine(tmp_path):
+    found = benchmark("engine.py", tmp_path, ("tasks", "bulk"))
+    check_schema(found)
+    assert {entry["target"] for entry in found["rows"]} - {None} == {"<= 20", ">= 250"}
+    assert all(entry["value"] > 0 for entry in found["rows"])
 
 
 CONNECTOR_PARTS = (

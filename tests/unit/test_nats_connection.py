@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -99,3 +101,12 @@ def _authority():
         .sign(key, SHA256())
     )
     return made.public_bytes(Encoding.PEM).decode()
+
+
+def test_processes_start_without_what_only_websockets_need():
+    code = (
+        "import sys, tacit.service.site\n"
+        "print('nats.aio.client' in sys.modules, 'aiohttp' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

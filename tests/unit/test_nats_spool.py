@@ -148,3 +148,26 @@ def test_a_refused_write_counts_for_nothing_and_is_repaired(tmp_path, monkeypatc
     assert entry.have == {0}
     take(spool, arrival(1), arrival(2))
     assert Spool(tmp_path, clock=FixedClock()).find("to.east", bytes([1]) * 32).complete
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc to name open files")
+def test_a_refused_parcel_leaves_those_beside_it_whole(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, clock=FixedClock())
+    names = [bytes([parcel]) * 32 for parcel in (1, 2, 3)]
+    flush, refused = os.fdatasync, []
+
+    def full(handle):
+        if spool.find("to.east", names[1]).file_name in str(
+            Path(f"/proc/self/fd/{handle}").readlink()
+        ):
+            refused.append(handle)
+            raise OSError(28, "No space left on device")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    with pytest.raises(TransportError, match="No space"):
+        take(spool, *(arrival(0, parcel=parcel) for parcel in (1, 2, 3)))
+    assert len(refused) == 1
+    assert [spool.find("to.east", name).have for name in names] == [{0}, set(), {0}]
+    again = Spool(tmp_path, clock=FixedClock())
+    assert [again.find("to.east", name) is not None for name in names] == [True, False, True]

@@ -7,6 +7,7 @@ Reference: RFC 9180 sections 5 and 6.1 (base mode, single shot); FIPS 203; draft
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -188,6 +189,15 @@ class StoredOpener:
         raise TypeError("a sealing key is never copied or pickled")
 
 
+@lru_cache(maxsize=256)
+def _parsed(public_key: bytes) -> MLKEM768X25519PublicKey:
+    """A public key, once for all that is sealed to it: members' transport keys come again and again."""
+    return MLKEM768X25519PublicKey(
+        MLKEM768PublicKey.from_public_bytes(public_key[:MLKEM_BYTES]),
+        X25519PublicKey.from_public_bytes(public_key[MLKEM_BYTES:]),
+    )
+
+
 def _public(post_quantum: MLKEM768PrivateKey, classical: X25519PrivateKey) -> bytes:
     return post_quantum.public_key().public_bytes_raw() + classical.public_key().public_bytes_raw()
 
@@ -222,10 +232,6 @@ class HpkeSealing:
         if len(public_key) != SEALING_KEY_BYTES:
             raise DecodeError("trust.sealing-key", "a sealing key has the wrong length")
         try:
-            key = MLKEM768X25519PublicKey(
-                MLKEM768PublicKey.from_public_bytes(public_key[:MLKEM_BYTES]),
-                X25519PublicKey.from_public_bytes(public_key[MLKEM_BYTES:]),
-            )
-            return SUITE.encrypt(plaintext, key, info)
+            return SUITE.encrypt(plaintext, _parsed(public_key), info)
         except ValueError as error:
             raise DecodeError("trust.sealing-key", "a sealing key is malformed") from error

@@ -14,6 +14,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ __all__ = ["Arrival", "Entry", "Spool", "SpoolLimits"]
 VERSION = 1
 HOUR_MS = 3_600_000
 NAME_DIGITS = 32
+FLUSHES = 8
+"""Parcels that are written at once."""
 START = Milliseconds(0)
 
 
@@ -145,6 +148,7 @@ class Spool:
         self._clock = clock
         self._entries: dict[tuple[str, bytes], Entry] = {}
         self._lock = threading.RLock()
+        self._pool = ThreadPoolExecutor(FLUSHES, thread_name_prefix="tacit-spool")
         self.dropped = 0
         with _disk(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -193,16 +197,24 @@ class Spool:
         """Puts admitted frames on the disk; once this returns they may be acknowledged.
 
         Raises:
-            TransportError: The disk refuses; nothing of these frames counts.
+            TransportError: The disk refuses; of a parcel that it refused, nothing of these frames counts.
         """
         by_entry: dict[tuple[str, bytes], list[Arrival]] = {}
         for arrival in arrivals:
             by_entry.setdefault((arrival.subject, arrival.frame.head.parcel), []).append(arrival)
-        for key, frames in by_entry.items():
-            with self._lock, _disk(self._folder):
-                entry = self._entries.get(key)
+        with self._lock, _disk(self._folder):
+            known = [(self._entries.get(key), frames) for key, frames in by_entry.items()]
+            # Side by side, because a disk flushes several files in little more time than one.
+            writing = [
+                self._pool.submit(self._write, entry, frames)
+                for entry, frames in known
+                if entry is not None
+            ]
+            wait(writing)  # All of them, also if one fails: none may go on without the lock.
+            for one in writing:
+                one.result()
+            for entry, _ in known:
                 if entry is not None:
-                    self._write(entry, frames)
                     entry.touched = self._clock()
 
     def reader(self, entry: Entry) -> Callable[[int], bytes]:
