@@ -298,7 +298,7 @@ class Courier:
                     "the server takes no messages as large as a frame",
                     remedy="set max_payload to 1 MiB in the server's configuration",
                 ) from error
-            except (Error, OSError, TimeoutError, ValueError) as error:
+            except (Error, OSError, TimeoutError, ValueError, TypeError, AttributeError) as error:
                 why = str(error) or type(error).__name__
             if why == LOST:
                 continue
