@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 
 from tacit.engine.nats.connection import connect
+from tacit.engine.nats.events import BURST, WINDOW_S, Silence, Sparing
 from tacit.engine.nats.network import Credentials, Network
 from tacit.errors import ConfigError, TransportError
 from tacit.testing.nats import running_server, server_binary
@@ -99,3 +100,34 @@ def _authority():
         .sign(key, SHA256())
     )
     return made.public_bytes(Encoding.PEM).decode()
+
+
+class Written(Silence):
+    """Notes what is written."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, event, *, run="", **fields):
+        self.lines.append((event, fields))
+
+
+def test_a_flood_does_not_fill_the_log():
+    """And hides neither another sender nor another event, nor that it was one."""
+    written, now = Written(), [0.0]
+    sparing = Sparing(written, clock=lambda: now[0])
+    for _ in range(1000):
+        sparing.warning("poison", sender="north")
+    assert len(written.lines) == BURST
+    sparing.warning("poison", sender="south")
+    sparing.warning("quota", sender="north")
+    assert written.lines[BURST:] == [
+        ("poison", {"sender": "south"}),
+        ("quota", {"sender": "north"}),
+    ]
+    now[0] = WINDOW_S
+    sparing.warning("poison", sender="north")
+    assert written.lines[-1] == ("poison", {"sender": "north", "left_out": 1000 - BURST})
+    for number in range(100_000):
+        sparing.warning("poison", sender=str(number))
+    assert len(sparing._seen) <= 256
