@@ -132,7 +132,7 @@ def serve(
 
     Guarantee:
         A site whose policy is not as its approvers signed for serves nothing. Checked by
-        tests/unit/test_service_site.py::test_a_site_without_its_lock_does_not_start.
+        tests/e2e/test_site_service.py::test_a_site_without_its_lock_does_not_start.
     """
     world = world or World.real()
     config = ServiceConfig.load(folder, federation=federation, network=network)
