@@ -117,6 +117,8 @@ def over_nats(folder: Path, kind: str) -> tuple[dict[str, bytes], Path]:
         state = federation.finish(run)
         assert state["status"] == "complete", state["failure"]
         # Every process really had its part: the coordinator led, and each site ended the run in its own.
+        for name in (LEADER, *NAMES):
+            federation.wait_for(name, "run.ended")
         assert {event["run"] for event in federation.events(LEADER, "run.ended")} == {run}
         for name in NAMES:
             assert [event["run"] for event in federation.events(name, "run.ended")] == [run]
