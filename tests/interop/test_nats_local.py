@@ -67,7 +67,7 @@ def computed(folder: Path) -> dict[str, bytes]:
         found["model"] = tensors(bundle.read("model/final.safetensors"))
     result = json.loads((folder / "result.json").read_bytes())
     # That a site spent nothing its own machine knows; from afar nothing is said of it.
-    result["spent"] = {name: epsilon for name, epsilon in result["spent"].items() if epsilon}
+    result["spent"] = {name: epsilon for name, epsilon in result["spent"].items() if float(epsilon)}
     for key in ("privacy", "metrics", "history", "rounds", "run", "spent", "epsilon"):
         found[key] = json.dumps(result[key], sort_keys=True).encode()
     return found
