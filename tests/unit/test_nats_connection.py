@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tacit.engine.nats.connection import connect
+from tacit.engine.nats.events import BURST, WINDOW_S, Silence, Sparing
 from tacit.engine.nats.network import Credentials, Network
 from tacit.errors import ConfigError, TransportError
 from tacit.testing.nats import running_server, server_binary
@@ -110,3 +111,34 @@ def test_processes_start_without_what_only_websockets_need():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+class Written(Silence):
+    """Notes what is written."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warning(self, event, *, run="", **fields):
+        self.lines.append((event, fields))
+
+
+def test_a_flood_does_not_fill_the_log():
+    """And hides neither another sender nor another event, nor that it was one."""
+    written, now = Written(), [0.0]
+    sparing = Sparing(written, clock=lambda: now[0])
+    for _ in range(1000):
+        sparing.warning("poison", sender="north")
+    assert len(written.lines) == BURST
+    sparing.warning("poison", sender="south")
+    sparing.warning("quota", sender="north")
+    assert written.lines[BURST:] == [
+        ("poison", {"sender": "south"}),
+        ("quota", {"sender": "north"}),
+    ]
+    now[0] = WINDOW_S
+    sparing.warning("poison", sender="north")
+    assert written.lines[-1] == ("poison", {"sender": "north", "left_out": 1000 - BURST})
+    for number in range(100_000):
+        sparing.warning("poison", sender=str(number))
+    assert len(sparing._seen) <= 256

@@ -12,6 +12,7 @@ import pytest
 
 from tacit.engine.clock import wall_clock
 from tacit.engine.nats import courier as couriers
+from tacit.engine.nats import pull as pulls
 from tacit.engine.nats.connection import connect, disconnect
 from tacit.engine.nats.courier import Courier, attempt_of
 from tacit.engine.nats.network import slug
@@ -270,6 +271,69 @@ def test_poison_is_refused_and_stops_nothing(together):
         assert north.counters["poison"] == 10
         assert north.counters["parcels_received"] == 1
         assert list((members.folder / NORTH).glob("*")) == []
+
+    together(test)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [b"", b"N", b"NATS/1.0", b"NATS/1.0 \xff\xff", b"NATS/1.0\r\nStatus: 503\r\n\r\n", b"garbage"],
+)
+def test_headers_decide_nothing(together, headers):
+    """Neither do they end a member's reading, nor does a message pass for the server's own word."""
+
+    async def test(members, lead):
+        north = await members.join(NORTH)
+        client, _ = members.open[LEADER]
+        subject = Route(TO_NORTH, LEADER, RUN).subject(slug("test"))
+        line = f"HPUB {subject} {len(headers)} {len(headers)}\r\n".encode()
+        for _ in range(3):
+            await client._send_command(line + headers + b"\r\n")
+        await lead.send(small(), RUN)
+        got = await anext(north.deliveries())
+        assert got.envelope == small()
+        await got.done()
+        assert north.counters["poison"] == 3
+
+    together(test)
+
+
+def test_open_messages_are_bounded(together, monkeypatch):
+    """What is open and not handled yet takes no more than so much; the rest waits on the disk."""
+    monkeypatch.setattr(couriers, "MAX_HELD", 5 * MIB)
+
+    async def test(members, lead):
+        north = await members.join(NORTH)
+        sent = [Envelope(TO_NORTH, bytes([index]) * 2 * MIB) for index in range(4)]
+        for one in sent:
+            await lead.send(one, RUN)
+        spooled = members.folder / NORTH
+        await until(lambda: north._ready.qsize() == 2 and len(list(spooled.glob("*.index"))) >= 3)
+        assert north._held == 4 * MIB
+        arrived = north.deliveries()
+        for one in sent:
+            got = await anext(arrived)
+            assert got.envelope.message == one.message
+            assert north._held <= 5 * MIB
+            await got.done()
+        assert north._held == 0
+
+    together(test)
+
+
+def test_a_server_cannot_fill_a_members_memory(together):
+    """What was not asked for, or is no delivery, is left where it is."""
+
+    async def test(members, lead):
+        north = await members.join(NORTH)
+        pull = north._pull
+        message = couriers.Msg(_client=members.open[NORTH][0], subject="x", reply="$JS.ACK.x")
+        pull._arrived.clear()
+        for _ in range(10_000):
+            await pull._on_message(message)
+        await pull._on_message(couriers.Msg(_client=message._client, subject="x", reply=""))
+        assert len(pull._arrived) == pulls.MOST
+        pull._arrived.clear()
 
     together(test)
 

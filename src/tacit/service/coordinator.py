@@ -22,6 +22,7 @@ from tacit.errors import TransportError
 from tacit.federation import leader_of
 from tacit.service.config import ServiceConfig, only_process
 from tacit.service.control import SOCKET, ControlServer
+from tacit.service.guard import guard_memory
 from tacit.service.health import Health, HealthServer, writable
 from tacit.service.led import LedRun
 from tacit.service.logs import ServiceLog
@@ -127,6 +128,7 @@ def serve(
     leader = leader_of(roster)
     log = ServiceLog(leader, config.file.log.level, clock=chosen.clock)
     with only_process(folder):
+        guard_memory()
         ports = party_ports(folder, leader, roster, chosen)
         place = Place(folder, config.federation, roster, ports, chosen)
         keys = Network.load(config.network, roster), Credentials.load(folder)

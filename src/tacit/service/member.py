@@ -19,6 +19,7 @@ from tacit.engine.nats.network import Credentials, Network
 from tacit.engine.nats.spool import Spool
 from tacit.errors import ConfigError, TacitError
 from tacit.service.config import ServiceConfig
+from tacit.service.guard import guard_memory
 from tacit.service.health import Health, HealthServer, writable
 from tacit.service.logs import ServiceLog
 from tacit.trust.roster import Roster
@@ -99,6 +100,7 @@ class Member:
             ConfigError: The network file or a key is wrong.
             TransportError: The server refuses this member.
         """
+        guard_memory()
         network = Network.load(self.config.network, self.roster)
         credentials = Credentials.load(self.config.folder)
         if network.peers.get(self.name) != credentials.peer:

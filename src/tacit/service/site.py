@@ -26,6 +26,7 @@ from tacit.wire.envelope import Address, Envelope
 __all__ = ["ServedSite", "serve"]
 
 REFRESH_MS = 10_000
+KEPT = 1_024
 
 
 @dataclass(slots=True)
@@ -44,6 +45,8 @@ class ServedSite:
     _shown: int = 0
     """When it was shown, in milliseconds since 1970."""
     _budget: dict[str, float] = field(default_factory=dict)
+    _told: dict[str, None] = field(default_factory=dict)
+    """Runs that ended in this process's life."""
 
     @property
     def address(self) -> Address:
@@ -60,7 +63,12 @@ class ServedSite:
         answers = self.site.receive(envelope, now)
         ended, self.site.ended = self.site.ended, []
         for run in ended:
+            if run in self._told:
+                continue  # The word that it is over came again.
             self._write_model(run)
+            self._told[run] = None
+            if len(self._told) > KEPT:
+                del self._told[next(iter(self._told))]
             spent = self.site.spent_on(run)
             self.member.log.info("run.ended", run=run, epsilon=spent)
             self.member.health.count("runs_ended")

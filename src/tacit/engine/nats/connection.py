@@ -34,7 +34,17 @@ nats_client.DEFAULT_BUFFER_SIZE = READ_BYTES
 
 
 class _Client(Client):
-    """A client that never goes on in plaintext where TLS was asked for."""
+    """A client that never goes on in plaintext where TLS was asked for, and reads what it cannot parse.
+
+    Headers are whatever their sender wrote: the server checks none. Those that the library stumbles over
+    would end its reading for good, so such a message counts as one without headers, and is refused.
+    """
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except Exception:  # noqa: BLE001 (whatever it is, it costs one message)
+            return None
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         secure = self.options.get("tls") is not None

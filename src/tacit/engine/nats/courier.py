@@ -22,9 +22,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error, MaxPayloadError
 
-from tacit.engine.nats.events import Events, Silence
+from tacit.engine.nats.events import Events, Silence, Sparing
 from tacit.engine.nats.network import Network, slug
 from tacit.engine.nats.parcel import (
+    MAX_MESSAGE,
     Frame,
     FrameHead,
     Parcel,
@@ -58,6 +59,10 @@ WAIT_S = 0.5
 BUSY_S = 10.0
 MAX_OUTSTANDING = 256
 MAX_HANDLED = 4_096
+MAX_HELD = 128 * 1024 * 1024
+"""Bytes of messages that are open and not handled yet; the next one waits until there is room."""
+SENDER = 5
+"""Place of the sender in a subject."""
 THREADS = 2
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
@@ -81,6 +86,7 @@ class Receipt:
     message: Msg
     known: bytes
     entry: Entry | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,7 @@ class Courier:
         self._opener = opener
         self._spool = spool
         self._events: Events = events or Silence()
+        self._noise = Sparing(self._events)
         self._pull = Pull(client, stream_name(self._federation), name)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tacit-courier")
         self._sending: dict[PartyName, asyncio.Lock] = {}
@@ -172,6 +179,7 @@ class Courier:
         self._ready: asyncio.Queue[Delivery | None] = asyncio.Queue()
         self._outstanding: dict[bytes, Delivery] = {}
         self._handled: OrderedDict[bytes, None] = OrderedDict()
+        self._held = 0
         self._room = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
@@ -299,7 +307,7 @@ class Courier:
                     "the server takes no messages as large as a frame",
                     remedy="set max_payload to 1 MiB in the server's configuration",
                 ) from error
-            except (Error, OSError, TimeoutError, ValueError) as error:
+            except (Error, OSError, TimeoutError, ValueError, TypeError, AttributeError) as error:
                 why = str(error) or type(error).__name__
             if why == LOST:
                 continue
@@ -334,7 +342,8 @@ class Courier:
         """Tells the server that a delivery is over, and forgets the parcel."""
         receipt = delivery.receipt
         known, entry = receipt.known, receipt.entry
-        self._outstanding.pop(known, None)
+        if self._outstanding.pop(known, None) is not None:
+            self._held -= receipt.size
         self._room.set()
         self._handled[known] = None
         while len(self._handled) > MAX_HANDLED:
@@ -447,7 +456,7 @@ class Courier:
                 if entry is not None:
                     admitted.append(arrival)
                     continue
-                self._events.warning("courier.quota", sender=arrival.sender)
+                self._noise.warning("courier.quota", sender=arrival.sender)
                 await self.reply(message, _later(BUSY_S))
             waiting.add(id(message))
         try:
@@ -485,12 +494,22 @@ class Courier:
             await self.reply(message, b"+ACK")
             return
         entry.held = True
+        await self._until_room(entry)
         try:
             envelope = await self._in_thread(self._open, entry, route)
         except DecodeError:
             await self._in_thread(self._spool.drop, entry)
             raise
         self._hand_out(envelope, route, entry.sequence, Receipt(message, known, entry))
+
+    async def _until_room(self, entry: Entry) -> None:
+        """Waits while what is open already and the message of a parcel are too much for memory."""
+        size = min(entry.size, MAX_MESSAGE)
+        while self._held and self._held + size > MAX_HELD and not self._stopping:
+            self._room.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAIT_S):
+                    await self._room.wait()
 
     def _open(self, entry: Entry, route: Route) -> Envelope:
         key = open_key(entry.parcel, entry.key, entry.subject, self._opener)
@@ -499,6 +518,8 @@ class Courier:
 
     def _hand_out(self, opened: Envelope, route: Route, sequence: int, receipt: Receipt) -> None:
         self.counters["parcels_received"] += 1
+        receipt.size = len(opened.message)
+        self._held += receipt.size
         delivery = Delivery(opened, route.sender, route.run, sequence, self, receipt)
         self._outstanding[receipt.known] = delivery
         self._ready.put_nowait(delivery)
@@ -513,11 +534,18 @@ class Courier:
 
     async def _refuse(self, message: Msg, error: DecodeError) -> None:
         self.counters["poison"] += 1
-        self._events.failure("courier.poison", error, subject=message.subject)
+        sender = _sender(message.subject)
+        self._noise.failure("courier.poison", error, sender=sender, subject=message.subject)
         await self.reply(message, b"+TERM " + error.code.encode())
 
     async def _in_thread(self, call: Callable[[*_Args], _Result], *args: *_Args) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call, *args)
+
+
+def _sender(subject: str) -> str:
+    """Who may publish to a subject; nobody if it is malformed."""
+    parts = subject.split(".")
+    return parts[SENDER] if len(parts) > SENDER else ""
 
 
 def _sequence(message: Msg) -> int:

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from tacit.engine.clock import wall_clock
 from tacit.engine.nats.courier import Courier, Delivery, attempt_of
-from tacit.engine.nats.events import Events, Silence
+from tacit.engine.nats.events import Events, Silence, Sparing
 from tacit.errors import (
     LocalProtocolError,
     RemoteProtocolError,
@@ -100,6 +100,7 @@ class Host:
         self._courier = courier
         self._clock = clock
         self._events: Events = events or Silence()
+        self._noise = Sparing(self._events)
         self._on_error = on_error
         self._on_handled = on_handled
         self._pauses = (pause_s, tick_s)
@@ -274,7 +275,8 @@ class Host:
         key = self._served(address, run)
         if key is None:
             self.counters["unserved"] += 1
-            self._events.info("host.unserved", run=run, receiver=str(address))
+            sender = delivery.sender
+            self._noise.info("host.unserved", sender=sender, run=run, receiver=str(address))
             await delivery.done()
             return
         try:
@@ -327,7 +329,7 @@ class Host:
     async def _poison(self, delivery: Delivery, error: Exception) -> None:
         """Refuses what no party can handle, so that it does not come again."""
         self.counters["poison"] += 1
-        self._events.failure("host.poison", error, run=delivery.run, sender=delivery.sender)
+        self._noise.failure("host.poison", error, run=delivery.run, sender=delivery.sender)
         await delivery.refuse(error.code if isinstance(error, TacitError) else "host.fault")
 
     def _look_for_error(self, key: Key, run: str) -> None:

@@ -23,6 +23,9 @@ EXPIRES_S = 30.0
 GRACE_S = 5.0
 NANOSECONDS = 10**9
 PAUSE_S = 0.5
+MOST = 8 * BATCH
+"""Messages that wait here at most; a server that sends more than was asked for has to send it again."""
+DELIVERED = "$JS.ACK."
 STATUS = "Status"
 INFO_S = 5.0
 MOST_RECLAIMED = 16_384
@@ -139,18 +142,26 @@ class Pull:
         self._asked_at = now
 
     async def _on_message(self, message: Msg) -> None:
-        status = (message.headers or {}).get(STATUS) if not message.data else None
-        if status is None:
-            # A message keeps the subject that it was published to: which request it answers is not
-            # said, and the oldest one is served first.
+        # A message keeps the subject that it was published to, and is to be answered; the server's own
+        # words come under the inbox. What a message says of itself in its headers decides nothing: its
+        # sender wrote them.
+        if message.subject.startswith(f"{self._inbox}."):
+            self._told(message)
+        elif message.reply.startswith(DELIVERED) and len(self._arrived) < MOST:
             self._arrived.append(message)
+            # Which request it answers is not said, and the oldest one is served first.
             oldest = next(iter(self._requests), None)
             if oldest is not None:
                 self._requests[oldest] -= 1
                 if self._requests[oldest] <= 0:
                     del self._requests[oldest]
-        elif status != "100":
-            self._requests.pop(message.subject, None)
-            if status not in ENDED:  # No such consumer, or it moves: not again at once.
-                self._not_before = asyncio.get_running_loop().time() + PAUSE_S
         self._something.set()
+
+    def _told(self, message: Msg) -> None:
+        """The server's word about a request."""
+        status = (message.headers or {}).get(STATUS)
+        if status == "100":
+            return
+        self._requests.pop(message.subject, None)
+        if status not in ENDED:  # No such consumer, or it moves: not again at once.
+            self._not_before = asyncio.get_running_loop().time() + PAUSE_S
