@@ -109,7 +109,7 @@ def check_run(cluster: Cluster, run: str, told: Mapping[str, Any]) -> None:
     assert report.status == told["status"]
     wrong = [claim for claim in report.claims if claim.status is Status.FAIL]
     assert not wrong, wrong
-    if told["status"] == "complete":
+    if told["status"] == "complete" and not cluster.halted:  # Who is halted signs for nothing.
         unproven = [report.claim(name) for name in SURE]
         assert all(claim.status is Status.PASS for claim in unproven), unproven
 
