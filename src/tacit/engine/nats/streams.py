@@ -26,7 +26,7 @@ from tacit.types import PartyName
 __all__ = ["StreamOptions", "prepare_stream"]
 
 DAY_S = 86_400
-MAX_DELIVER = 50
+MAX_DELIVER = 1000
 MAX_ACK_PENDING = 1_024
 API_TIMEOUT_S = 10.0
 NO_STORAGE = 10_047
