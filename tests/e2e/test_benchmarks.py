@@ -191,6 +191,7 @@ UTILITY_TARGETS = {
 }
 
 
+@pytest.mark.slow
 def test_privacy_utility(tmp_path):
     figure = tmp_path / "utility.png"
     found = benchmark("privacy_utility.py", tmp_path, (), "--figure", str(figure))
@@ -210,6 +211,7 @@ def test_privacy_utility(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["record-prior", "client-no-prior", "heart"])
+@pytest.mark.slow
 def test_privacy_utility_names_the_file_that_is_missing(tmp_path, part):
     command = [sys.executable, str(BENCHMARKS / "privacy_utility.py"), "--only", part]
     done = subprocess.run(
