@@ -48,23 +48,18 @@ STORED = re.compile(
 SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-class HpkeOpener:
-    """The private half of one key pair, in memory only; implements ``Opener``.
-
-    Guarantee: after ``erase`` nothing opens, and the private half appears in no repr and no pickle.
-    The interpreter may keep freed memory for a while: this is no defence against a snapshot of the
-    live process. Checked by ``tests/unit/test_trust_sealing.py::test_erased_key_opens_nothing`` and
-    ``::test_private_half_stays_inside``.
-    """
+class _Opener:
+    """The private half of one key pair and all that is done with it; who makes it decides how long it lives."""
 
     __slots__ = ("_private", "_public")
 
-    def __init__(self) -> None:
-        post_quantum, classical = MLKEM768PrivateKey.generate(), X25519PrivateKey.generate()
+    def __init__(self, post_quantum: MLKEM768PrivateKey, classical: X25519PrivateKey) -> None:
         self._private: MLKEM768X25519PrivateKey | None = MLKEM768X25519PrivateKey(
             post_quantum, classical
         )
-        self._public = _public(post_quantum, classical)
+        self._public = (
+            post_quantum.public_key().public_bytes_raw() + classical.public_key().public_bytes_raw()
+        )
 
     @property
     def public_key(self) -> bytes:
@@ -79,8 +74,11 @@ class HpkeOpener:
             LocalProtocolError: The key was erased.
         """
         if self._private is None:
-            raise LocalProtocolError("trust.erased", "the sealing key of this round was erased")
-        return _open(self._private, sealed, info)
+            raise LocalProtocolError("trust.erased", "this sealing key was erased")
+        try:
+            return SUITE.decrypt(sealed, self._private, info)
+        except (InvalidTag, ValueError) as error:
+            raise DecodeError("trust.sealed", "sealed bytes do not open with this key") from error
 
     def erase(self) -> None:
         """Forgets the private half."""
@@ -88,13 +86,28 @@ class HpkeOpener:
 
     def __repr__(self) -> str:
         state = "erased" if self._private is None else "live"
-        return f"HpkeOpener({state}, public_key={self._public[-X25519_BYTES:].hex()})"
+        return f"{type(self).__name__}({state}, public_key={self._public[-X25519_BYTES:].hex()})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a sealing key is never copied or pickled")
 
 
-class StoredOpener:
+class HpkeOpener(_Opener):
+    """The private half of one key pair, in memory only; implements ``Opener``.
+
+    Guarantee: after ``erase`` nothing opens, and the private half appears in no repr and no pickle.
+    The interpreter may keep freed memory for a while: this is no defence against a snapshot of the
+    live process. Checked by ``tests/unit/test_trust_sealing.py::test_erased_key_opens_nothing`` and
+    ``::test_private_half_stays_inside``.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(MLKEM768PrivateKey.generate(), X25519PrivateKey.generate())
+
+
+class StoredOpener(_Opener):
     """The private half of a party's transport key, kept in a file; implements ``Opener``.
 
     It opens what travels to the party on the network, and nothing else. It may outlive the process,
@@ -111,14 +124,11 @@ class StoredOpener:
     ``tests/unit/test_engine_nats_network.py::test_a_stored_key_stays_inside``.
     """
 
-    __slots__ = ("_private", "_public", "_seed")
+    __slots__ = ("_seed",)
 
     def __init__(self, post_quantum: MLKEM768PrivateKey, classical: X25519PrivateKey) -> None:
-        self._private: MLKEM768X25519PrivateKey | None = MLKEM768X25519PrivateKey(
-            post_quantum, classical
-        )
+        super().__init__(post_quantum, classical)
         self._seed = post_quantum.private_bytes_raw() + classical.private_bytes_raw()
-        self._public = _public(post_quantum, classical)
 
     @classmethod
     def generate(cls) -> StoredOpener:
@@ -160,33 +170,10 @@ class StoredOpener:
         line = f"tacit transport key v1 {self._seed.hex()}\n"
         write_atomic(path, line.encode(), private=True, replace=False)
 
-    @property
-    def public_key(self) -> bytes:
-        """ML-KEM-768 and X25519 public keys, 1184 + 32 bytes."""
-        return self._public
-
-    def open(self, sealed: bytes, info: bytes) -> bytes:
-        """The plaintext.
-
-        Raises:
-            DecodeError: Not sealed to this key under this ``info``.
-            LocalProtocolError: The key was erased.
-        """
-        if self._private is None:
-            raise LocalProtocolError("trust.erased", "the transport key was erased")
-        return _open(self._private, sealed, info)
-
     def erase(self) -> None:
         """Forgets the private half; the file stays."""
-        self._private = None
+        super().erase()
         self._seed = b""
-
-    def __repr__(self) -> str:
-        state = "erased" if self._private is None else "live"
-        return f"StoredOpener({state}, public_key={self._public[-X25519_BYTES:].hex()})"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a sealing key is never copied or pickled")
 
 
 @lru_cache(maxsize=256)
@@ -196,17 +183,6 @@ def _parsed(public_key: bytes) -> MLKEM768X25519PublicKey:
         MLKEM768PublicKey.from_public_bytes(public_key[:MLKEM_BYTES]),
         X25519PublicKey.from_public_bytes(public_key[MLKEM_BYTES:]),
     )
-
-
-def _public(post_quantum: MLKEM768PrivateKey, classical: X25519PrivateKey) -> bytes:
-    return post_quantum.public_key().public_bytes_raw() + classical.public_key().public_bytes_raw()
-
-
-def _open(private: MLKEM768X25519PrivateKey, sealed: bytes, info: bytes) -> bytes:
-    try:
-        return SUITE.decrypt(sealed, private, info)
-    except (InvalidTag, ValueError) as error:
-        raise DecodeError("trust.sealed", "sealed bytes do not open with this key") from error
 
 
 class HpkeSealing:
