@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tacit.errors import ConfigError, TransportError
 
-__all__ = ["make_folder", "read_limited", "write_atomic"]
+__all__ = ["hold", "make_folder", "read_limited", "write_atomic"]
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -112,6 +114,26 @@ def read_limited(path: Path, limit: int) -> bytes:
             file=str(path),
         )
     return data
+
+
+@contextlib.contextmanager
+def hold(path: Path, mode: int = PRIVATE) -> Iterator[None]:
+    """Holds a lock file for this process; the kernel lets go of it however the process ends.
+
+    Args:
+        path: The file; made if need be, and left behind.
+        mode: Of a file that is made.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+        OSError: It cannot be opened, or the file system knows no locks.
+    """
+    handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:

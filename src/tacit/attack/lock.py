@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tacit.errors import ConfigError, RoundAborted
+from tacit.files import hold
 
 __all__ = ["NAME", "held"]
 
@@ -29,13 +29,9 @@ def held(folder: Path, *, private: bool = False) -> Iterator[None]:
         RoundAborted: Another process holds it; retryable.
         ConfigError: The lock cannot be opened.
     """
-    try:
-        lock = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600 if private else 0o666)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
+    with contextlib.ExitStack() as locked:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked.enter_context(hold(folder / NAME, 0o600 if private else 0o666))
         except BlockingIOError as error:
             raise RoundAborted(
                 "attack.busy",
@@ -48,8 +44,6 @@ def held(folder: Path, *, private: bool = False) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise _unusable(folder, error) from error
         yield
-    finally:
-        os.close(lock)
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:

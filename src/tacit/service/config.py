@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from pydantic import Field
 
 from tacit.config import Table, load_toml
 from tacit.errors import ConfigError, TransportError
+from tacit.files import hold
 
 __all__ = ["SERVICE_FILE", "ServiceConfig", "ServiceFile", "only_process", "parse_address"]
 
@@ -218,26 +217,23 @@ def only_process(folder: Path) -> Iterator[None]:
     process (tests/unit/test_service_config.py::test_a_folder_is_served_by_one_process).
     """
     path = folder / LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise TransportError(
-            "service.lock",
-            f"cannot make {path}: {error.strerror}",
-            remedy="check the folder's permissions and its free space, then try again",
-            file=str(path),
-        ) from error
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            held.enter_context(hold(path))
+        except BlockingIOError as error:
             raise ConfigError(
                 "service.taken",
                 f"another process serves {folder}",
                 remedy="stop it first; one folder has one process",
                 file=str(folder),
             ) from error
+        except OSError as error:
+            raise TransportError(
+                "service.lock",
+                f"cannot hold {path}: {error.strerror}",
+                remedy="check the folder's permissions and free space, and that its file system "
+                "knows locks; then try again",
+                file=str(path),
+            ) from error
         yield
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ process per site and per helper, each with its own folder and keys. What only th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -36,6 +35,7 @@ from tacit.engine.nats.server import (
     start_server,
 )
 from tacit.errors import ConfigError, TransportError
+from tacit.files import hold
 from tacit.trust.identity import Identity
 from tacit.trust.roster import Roster
 from tacit.types import PartyName
@@ -317,11 +317,18 @@ def _accepts(folder: Path) -> bool:
 @contextlib.contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Holds the folder, so that a second ``tacit up`` does not take the server's store away."""
-    with (state / "lock").open("wb") as handle:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            held.enter_context(hold(state / "lock"))
+        except BlockingIOError as error:
             raise _taken(f"another 'tacit up' runs in {state.parent}", state) from error
+        except OSError as error:
+            raise TransportError(
+                "up.lock",
+                f"cannot hold {state / 'lock'}: {error.strerror}",
+                remedy="check the folder's permissions, and that its file system knows locks",
+                file=str(state),
+            ) from error
         yield
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from itertools import count
 from typing import Self
 
 __all__ = ["Namespace", "has_namespaces"]
@@ -27,6 +28,9 @@ def has_namespaces() -> bool:
         return False
 
 
+MADE = count()
+
+
 class Namespace:
     """A namespace, removed with the block.
 
@@ -36,7 +40,8 @@ class Namespace:
     """
 
     def __init__(self) -> None:
-        number = os.getpid() % 50_000
+        # The kernel removes an earlier one in its own time: no name is used twice.
+        number = (os.getpid() * 8 + next(MADE)) % 50_000
         self._name, self._near, self._far = f"tacit{number}", f"tn{number}", f"tf{number}"
         network = f"10.{77 + number // 250 // 250}.{number // 250 % 250}.{number % 250 // 4 * 4}"
         first, _, last = network.rpartition(".")
